@@ -1,0 +1,165 @@
+"""The nouns: what is passed between the parts, under one legend of letters.
+
+    B batch   T frames of a clip   N objects (slots)   Q object queries   C, CK, CV channels, of keys, of values
+    H W image pixels   h w = H/16, W/16   P = h*w query positions   M memory tokens   K kept tokens
+    image: RGB, float32 in [0, 1] until the encoder normalises      labels: integer ids, 0 background
+    logits: before the sigmoid, (N, ...)      probs: after soft aggregation, (N+1, ...), background first, sum 1
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+ObjectId = int
+"""A caller's name for an object, from 1 to 2**31 - 1; the value painted into label maps."""
+
+MAX_OBJECT_ID = 2**31 - 1
+
+
+class GivenMask(NamedTuple):
+    """What a user says about one frame: which pixels belong to which object."""
+
+    labels: Int[np.ndarray, "H W"]
+    """Ids, 0 for background."""
+    ids: tuple[ObjectId, ...]
+    """The objects meant; an id without a pixel is an object said to be invisible."""
+
+
+class Frame(NamedTuple):
+    """One frame of a video as read from disk or from a camera."""
+
+    name: str
+    """Stem of the file to write for it, unique in its video."""
+    image: Float[Tensor, "3 H W"]
+    """RGB in [0, 1], perhaps resized from the file."""
+    size: tuple[int, int]
+    """Height and width of the file's own frame, at which results are written."""
+    given: GivenMask | None = None
+    """The mask given for this frame, at `image`'s size."""
+    source: UInt8[np.ndarray, "H0 W0 3"] | None = None
+    """The undistorted file's pixels, where a picture is drawn over them."""
+
+
+class FrameFeatures(NamedTuple):
+    """All that the network needs of one frame. Depends on nothing but the frame: it may be computed ahead."""
+
+    image: Float[Tensor, "B 3 H W"]
+    """Padded, not normalised."""
+    f16: Float[Tensor, "B C16 h w"]
+    f8: Float[Tensor, "B C8 h8 w8"]
+    f4: Float[Tensor, "B C4 h4 w4"]
+    pixel: Float[Tensor, "B C h w"]
+    """The stride-16 features projected to the width of the mask values."""
+    key: Float[Tensor, "B P CK"]
+    shrinkage: Float[Tensor, "B P 1"]
+    """At least 1: how sharply a token of this frame is matched once it is in memory."""
+    selection: Float[Tensor, "B P CK"]
+    """In [0, 1]: which key channels matter when this frame asks."""
+
+
+class MemoryTokens(NamedTuple):
+    """M memory tokens shared by N objects: a table with one column each, the token axis second to last in every one.
+
+    Tokens are rows, so that reading K of them copies K short rows and not a dense matrix.
+    """
+
+    key: Float[Tensor, "B M CK"]
+    shrinkage: Float[Tensor, "B M 1"]
+    selection: Float[Tensor, "B M CK"]
+    use: Float[Tensor, "B M 1"]
+    """Affinity received so far, summed over frames and query positions."""
+    life: Float[Tensor, "B M 1"]
+    """Frames that could have read the token."""
+    value: Float[Tensor, "B N M CV"]
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return self.key.shape[-2]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "MemoryTokens":
+        """`fn` of every column."""
+        return MemoryTokens(*(fn(column) for column in self))
+
+    def rows(self, start: int, stop: int) -> "MemoryTokens":
+        """Tokens `start` to `stop`, as views."""
+        return self.map(lambda column: column[..., start:stop, :])
+
+    def take(self, index: Int[Tensor, "K"]) -> "MemoryTokens":
+        """Tokens `index`, in that order."""
+        return self.map(lambda column: column.index_select(-2, index))
+
+    def objects(self, slots: Int[Tensor, "n"]) -> "MemoryTokens":
+        """The same tokens for the objects `slots` of the N axis."""
+        return self._replace(value=self.value.index_select(1, slots))
+
+
+class MemoryView(NamedTuple):
+    """What N objects that share tokens remember: all that `CutieGeo.read` needs beside the frame itself."""
+
+    key: Float[Tensor, "B M CK"]
+    shrinkage: Float[Tensor, "B M 1"]
+    value: Float[Tensor, "B N M CV"]
+    sensory: Float[Tensor, "B N C h w"]
+    summary: Float[Tensor, "B N Q S"]
+    """Object memory: sums of features and, in the last channel, their weights; summed over memory frames."""
+    mask: Float[Tensor, "B N H W"]
+    """Each object's probability on the frame before, padded size."""
+
+
+class Readout(NamedTuple):
+    """What the memory says about one frame."""
+
+    features: Float[Tensor, "B N C h w"]
+    query_logits: Float[Tensor, "B N L h w"]
+    """The object transformer's own masks: before its first block and after each."""
+    usage: Float[Tensor, "B M"]
+    """Affinity that each memory token received, summed over query positions; sums to P."""
+
+
+class Decoded(NamedTuple):
+    """One frame's masks."""
+
+    logits: Float[Tensor, "B N1 H W"]
+    """After soft aggregation and upsampling, background first; softmax gives the probabilities."""
+    sensory: Float[Tensor, "B N C h w"] | None
+    """Updated by this frame; None where no update was asked for."""
+
+
+class Memorised(NamedTuple):
+    """What one frame with masks leaves in memory."""
+
+    value: Float[Tensor, "B N P CV"]
+    sensory: Float[Tensor, "B N C h w"]
+    summary: Float[Tensor, "B N Q S"]
+    summary_logits: Float[Tensor, "B N h w Q"]
+
+
+class Prediction(NamedTuple):
+    """A tracker's answer for one frame; committing it is another step."""
+
+    probs: Float[Tensor, "N1 H W"]
+    """At the padded size, background first, then `ids` in order."""
+    ids: tuple[ObjectId, ...]
+    sensory: Float[Tensor, "1 N C h w"] | None = None
+    """The decoder's update of sensory memory, where this frame is due for one."""
+    usage: tuple[Float[Tensor, "1 M"], ...] = ()
+    """Of each group of objects that share tokens, in memory's order."""
+    given: bool = False
+    """A mask was given for this frame, so it goes to memory."""
+
+
+StateDict = dict[str, Any]
+"""Tensors, numbers, strings, lists and dictionaries of these: loads without executing pickles."""
+
+
+def as_labels(mask: np.ndarray | Tensor) -> Tensor:
+    """A label map as int64. Raises ValueError if it isn't (H, W) of whole numbers."""
+    labels = torch.as_tensor(mask)
+    if labels.ndim != 2 or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"label map: got {tuple(labels.shape)} of {labels.dtype}, wanted (H, W) of integers")
+    return labels.long()
