@@ -147,7 +147,7 @@ class Prediction(NamedTuple):
     ids: tuple[ObjectId, ...]
     sensory: Float[Tensor, "1 N C h w"] | None = None
     """The decoder's update of sensory memory, where this frame is due for one."""
-    usage: tuple[Float[Tensor, "1 M"], ...] = ()
+    usage: tuple[Float[Tensor, "1 _"], ...] = ()
     """Of each group of objects that share tokens, in memory's order."""
     given: bool = False
     """A mask was given for this frame, so it goes to memory."""

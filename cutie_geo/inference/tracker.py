@@ -1,0 +1,377 @@
+"""One video, one view: which objects there are, what was seen of them, and when."""
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cutie_geo.config import TrackerConfig, build, merge, to_dict
+from cutie_geo.memory.objects import ObjectRegistry
+from cutie_geo.memory.video_memory import VideoMemory
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.ops import Padding, bilinear, internal_size, nearest_labels, padding_to, soft_aggregate
+from cutie_geo.structures import MAX_OBJECT_ID, FrameFeatures, ObjectId, Prediction, StateDict, as_labels
+
+
+class Geometry(NamedTuple):
+    """How a video's frames become what the network sees, and back."""
+
+    size: tuple[int, int]
+    """Height and width of the frames."""
+    internal: tuple[int, int]
+    """The same after shrinking to `max_internal_size`."""
+    padding: Padding
+
+    def enter(self, x: Float[Tensor, "C H W"]) -> Float[Tensor, "1 C H2 W2"]:
+        """Frame size to padded size, bilinear."""
+        return self.padding.pad(bilinear(x[None], self.internal))
+
+    def leave(self, x: Float[Tensor, "C H W"]) -> Float[Tensor, "C H2 W2"]:
+        """Padded size to frame size, bilinear."""
+        return bilinear(self.padding.crop(x)[None], self.size)[0]
+
+
+class _Given(NamedTuple):
+    """A user's mask at the padded size."""
+
+    masks: Float[Tensor, "n H W"]
+    ids: tuple[ObjectId, ...]
+    erased: Tensor
+    """(H, W) bool: where other objects' predictions are wiped out."""
+
+
+class Tracker:
+    """Segments one video frame by frame. Memory is bounded whatever its length if `use_long_term` is set.
+
+    >>> import torch, cutie_geo
+    >>> model = cutie_geo.load_model("cutie-small", weights="none", precision="fp32")
+    >>> tracker = cutie_geo.Tracker(model, mem_every=2)
+    >>> mask = torch.zeros(64, 96, dtype=torch.long)
+    >>> mask[20:40, 30:60] = 7
+    >>> tracker.step(torch.rand(3, 64, 96), mask).shape, tracker.object_ids
+    (torch.Size([2, 64, 96]), [7])
+    >>> tracker.labels(tracker.step(torch.rand(3, 64, 96))).shape
+    torch.Size([64, 96])
+
+    Keywords are the fields of `cutie_geo.config.TrackerConfig`; ValueError for anything else.
+    Source: Cutie specification, section 5, with what its section 11 marks as faults put right.
+    """
+
+    def __init__(self, model: CutieGeo, **options: Any) -> None:
+        self.model = model
+        self.config = build(TrackerConfig, options, "Tracker")
+        self._start()
+
+    def _start(self) -> None:
+        self.registry = ObjectRegistry()
+        self.memory = VideoMemory(self.config)
+        self.last_mask: Float[Tensor, "1 N H W"] | None = None
+        self.geometry: Geometry | None = None
+        self.frame = -1
+        """Number of the newest committed frame."""
+        self.memory_frame = 0
+        """Number of the frame that entered memory last."""
+
+    # -------------------------------------------------------------------------------------------- the whole frame
+    @torch.inference_mode()
+    def step(
+        self,
+        image: Tensor,
+        mask: Tensor | np.ndarray | None = None,
+        objects: Iterable[ObjectId] | None = None,
+        permanent: bool = False,
+        last: bool = False,
+    ) -> Float[Tensor, "N1 H W"]:
+        """The next frame's probabilities at its own size: background first, then `object_ids` in order.
+
+        image: (3, H, W) in [0, 1], RGB. mask: (H, W) label map of integers, or (N, H, W) in [0, 1]; objects: the ids
+        in the label map that count (default: all), or the ids of the N channels (default: 1 to N). A mask may name
+        new objects, known ones or both; the objects that it does not name are predicted and keep the pixels that it
+        leaves free. An empty mask is no mask. permanent: keep this frame's memory for the whole video. last: no later
+        frame follows, so nothing is memorised.
+
+        Raises ValueError, and changes nothing, for images or masks of another shape or size and for impossible ids.
+        """
+        geometry = self._geometry_of(image)
+        given = self._read_mask(mask, objects, geometry)
+        if given is None and not self.registry.ids:
+            self.geometry, self.frame = geometry, self.frame + 1
+            return torch.ones(1, *geometry.size, device=self.model.device)
+        features = self.encode(image)
+        prediction = None if given is not None and self._is_complete(given) else self.predict(features)
+        if given is not None:
+            prediction = self._accept(prediction, given)
+        assert prediction is not None
+        self.commit(features, prediction, permanent=permanent, last=last)
+        return self.restore(prediction)
+
+    # --------------------------------------------------------------------------------------------- its four parts
+    @torch.inference_mode()
+    def encode(self, image: Float[Tensor, "3 H W"]) -> FrameFeatures:
+        """The network's view of a frame. Depends on no other frame. The first one sets the video's size."""
+        geometry = self._geometry_of(image)
+        self.geometry = geometry
+        padded = geometry.enter(image.to(self.model.device, torch.float32))
+        with self.model.autocast():
+            return self.model.encode(padded)
+
+    @torch.inference_mode()
+    def predict(self, features: FrameFeatures) -> Prediction:
+        """What memory says about the next frame. Changes nothing."""
+        height, width = features.image.shape[-2:]
+        if not self.registry.ids:
+            return Prediction(features.image.new_ones(1, height, width), ())
+        missing = [i for i in self.registry.ids if i not in self.memory.ids]
+        if missing:
+            raise ValueError(f"predict: objects {missing} were given with last=True and never memorised")
+        assert self.last_mask is not None and self.memory.sensory is not None
+        config, parts, order, usage = self.config, [], [], []
+        with self.model.autocast():
+            for slots, view in self.memory.views(self.last_mask):
+                readout = self.model.read(features, view, config.top_k, chunk=config.chunk_size)
+                parts.append(readout.features)
+                usage.append(readout.usage)
+                order.append(slots)
+            read = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)[:, torch.cat(order).argsort()]
+            due = self.frame + 1 - self.memory_frame in self._sensory_frames()
+            decoded = self.model.decode(features, read, self.memory.sensory, due, chunk=config.chunk_size)
+        probs = decoded.logits.float().softmax(dim=1)[0]
+        return Prediction(probs, tuple(self.registry.ids), decoded.sensory, tuple(usage))
+
+    @torch.inference_mode()
+    def accept(
+        self,
+        prediction: Prediction | None,
+        mask: Tensor | np.ndarray,
+        objects: Iterable[ObjectId] | None = None,
+    ) -> Prediction:
+        """`prediction` with a user's mask laid over it: given objects are as given, others keep the pixels it leaves
+        free. None as prediction stands for no known objects. Changes nothing: new objects exist once committed."""
+        if self.geometry is None:
+            raise ValueError("accept: no frame was encoded yet, wanted `encode` before it")
+        given = self._read_mask(mask, objects, self.geometry)
+        if given is not None:
+            return self._accept(prediction, given)
+        return prediction or Prediction(self._background(), ())
+
+    @torch.inference_mode()
+    def commit(
+        self, features: FrameFeatures, prediction: Prediction, permanent: bool = False, last: bool = False
+    ) -> None:
+        """Make `prediction` the past: clock, objects, last mask, sensory memory, usage, and, where due, memory."""
+        self.frame += 1
+        due = (self.frame - self.memory_frame >= self.config.mem_every or prediction.given) and not last
+        self.registry.add(prediction.ids)
+        if prediction.usage:
+            self.memory.count_usage(prediction.usage)
+        if prediction.sensory is not None and not last:
+            self.memory.sensory = prediction.sensory
+        if not prediction.ids:
+            return
+        self.last_mask = prediction.probs[None, 1:]
+        if due or permanent:
+            self._memorise(features, prediction.ids, permanent)
+
+    def _memorise(self, features: FrameFeatures, ids: Sequence[ObjectId], permanent: bool) -> None:
+        assert self.last_mask is not None
+        sensory = self.memory.sensory_for(ids, self.model.empty_sensory(features, len(ids)))
+        with self.model.autocast():
+            memorised = self.model.memorise(features, self.last_mask, sensory, chunk=self.config.chunk_size)
+        self.memory.write(features, memorised, ids, permanent)
+        self.memory_frame = self.frame
+
+    def restore(self, prediction: Prediction) -> Float[Tensor, "N1 H W"]:
+        """A prediction's probabilities at the frame's own size."""
+        assert self.geometry is not None, "a prediction comes from an encoded frame"
+        return self.geometry.leave(prediction.probs)
+
+    # ----------------------------------------------------------------------------------------------------- objects
+    @property
+    def object_ids(self) -> list[ObjectId]:
+        """Ids in slot order, which is the order in which they were given."""
+        return list(self.registry.ids)
+
+    def labels(self, probs: Float[Tensor, "N1 H W"]) -> Int[Tensor, "H W"]:
+        """The label map of `step`'s probabilities, in the caller's ids."""
+        if probs.shape[0] != len(self.registry) + 1:
+            raise ValueError(f"labels: got {probs.shape[0]} channels, wanted background + {len(self.registry)} objects")
+        return self.registry.paint(probs)
+
+    def remove(self, ids: Iterable[ObjectId]) -> None:
+        """Forget objects, and every trace of them. Raises ValueError for an id that is not tracked."""
+        stay = self.registry.remove([_object_id(i) for i in ids])
+        remaining = self.registry.ids
+        if self.last_mask is not None:
+            self.last_mask = self.last_mask[:, stay.to(self.last_mask.device)] if remaining else None
+        in_memory = torch.tensor(
+            [slot for slot, i in enumerate(self.memory.ids) if i in remaining], dtype=torch.long
+        )
+        self.memory.keep(in_memory, [i for i in self.memory.ids if i in remaining])
+
+    # ------------------------------------------------------------------------------------------------------ memory
+    def reset(self) -> None:
+        """Forget everything, objects and frame size too: the next video may start."""
+        self._start()
+
+    def forget_recent(self) -> None:
+        """Drop working and long-term memory but for pinned frames; objects and their recent state stay."""
+        for bank in self.memory.banks:
+            bank.forget_recent()
+
+    def forget_sensory(self) -> None:
+        """Set sensory memory to zeros, as after a cut to another scene."""
+        if self.memory.sensory is not None:
+            self.memory.sensory = torch.zeros_like(self.memory.sensory)
+
+    def configure(self, **options: Any) -> None:
+        """Change options in mid-video; limits of memory are met at the next write. `use_long_term` must stay."""
+        config = build(TrackerConfig, merge(to_dict(self.config), options), "Tracker.configure")
+        if config.use_long_term != self.config.use_long_term and self.memory.ids:
+            raise ValueError("Tracker.configure: use_long_term can't change while objects are tracked")
+        self.config = config
+        self.memory.configure(config)
+
+    def memory_report(self) -> dict[str, int]:
+        """Bytes held between two frames: working and long-term tokens, sensory memory with object summaries, and
+        features, which are the last masks, since no frame's own features are kept."""
+        masks = self.last_mask
+        return self.memory.bytes() | {"features": 0 if masks is None else masks.numel() * masks.element_size()}
+
+    def state_dict(self) -> StateDict:
+        """All that is needed to go on later with the same numbers: tensors, numbers, strings, and lists and
+        dictionaries of these. `torch.load(weights_only=True)` reads it back."""
+        return {
+            "config": to_dict(self.config),
+            "frame": self.frame,
+            "memory_frame": self.memory_frame,
+            "objects": self.object_ids,
+            "size": list(self.geometry.size) if self.geometry else None,
+            "last_mask": None if self.last_mask is None else self.last_mask.clone(),
+            "memory": self.memory.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the tracker that `state_dict` described, its options included.
+
+        Raises ValueError for a state that is not one, or of a model of other sizes; the tracker is unchanged then.
+        """
+        wanted = ("config", "frame", "memory_frame", "objects", "size", "last_mask", "memory")
+        absent = [name for name in wanted if name not in state]
+        if absent:
+            raise ValueError(f"tracker state: missing {', '.join(absent)}")
+        config = build(TrackerConfig, state["config"], "tracker state.config")
+        memory, device = VideoMemory(config), self.model.device
+        memory.load_state_dict(state["memory"], device)
+        if memory.summary is not None and memory.summary.shape[2:] != self._summary_shape():
+            got, expected = tuple(memory.summary.shape[2:]), self._summary_shape()
+            raise ValueError(f"tracker state: made by another model (summaries {got}, wanted {expected})")
+        self.config, self.memory = config, memory
+        self.registry = ObjectRegistry(state["objects"])
+        self.frame, self.memory_frame = state["frame"], state["memory_frame"]
+        self.geometry = self._geometry(tuple(state["size"])) if state["size"] else None
+        self.last_mask = None if state["last_mask"] is None else state["last_mask"].to(device)
+
+    def _summary_shape(self) -> tuple[int, int]:
+        return self.model.config.num_queries, self.model.config.value_dim + 1
+
+    # ----------------------------------------------------------------------------------------------------- details
+    def _sensory_frames(self) -> set[int]:
+        """Frames after a memory frame on which the decoder updates sensory memory."""
+        every, updates = self.config.mem_every, self.config.stagger_updates
+        if updates >= every:
+            return set(range(1, every + 1))
+        return set(np.round(np.linspace(1, every, updates)).astype(int).tolist())
+
+    def _geometry(self, size: tuple[int, int]) -> Geometry:
+        internal = internal_size(size, self.config.max_internal_size)
+        return Geometry(size, internal, padding_to(internal, self.model.multiple))
+
+    def _geometry_of(self, image: Tensor) -> Geometry:
+        """Checks an image. Raises ValueError unless it is an RGB image of the video's size."""
+        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            shape = f"{tuple(image.shape)} of {image.dtype}" if hasattr(image, "shape") else type(image).__name__
+            raise ValueError(f"image: got {shape}, wanted a tensor (3, H, W) of floats in [0, 1]")
+        size = (image.shape[1], image.shape[2])
+        if min(size) < 1:
+            raise ValueError(f"image: got size {size}, wanted at least one pixel")
+        if self.geometry is not None and size != self.geometry.size:
+            raise ValueError(f"image: got size {size} in a video of {self.geometry.size}; one tracker is for one size")
+        return self.geometry or self._geometry(size)
+
+    def _read_mask(
+        self, mask: Tensor | np.ndarray | None, objects: Iterable[ObjectId] | None, geometry: Geometry
+    ) -> _Given | None:
+        """A user's mask at the padded size; None where nothing is given."""
+        if mask is None:
+            if objects is not None:
+                raise ValueError("objects: given without a mask")
+            return None
+        mask = torch.as_tensor(mask)
+        if tuple(mask.shape[-2:]) != geometry.size:
+            raise ValueError(f"mask: got size {tuple(mask.shape[-2:])}, wanted the image's {geometry.size}")
+        ids = None if objects is None else tuple(_object_id(i) for i in objects)
+        if ids is not None and len(set(ids)) != len(ids):
+            raise ValueError(f"objects: got {list(ids)}, wanted each id once")
+        given = self._read_soft(mask, ids, geometry) if mask.ndim == 3 else self._read_labels(mask, ids, geometry)
+        return given if given.ids else None
+
+    def _read_labels(self, mask: Tensor, ids: tuple[ObjectId, ...] | None, geometry: Geometry) -> _Given:
+        labels = as_labels(mask).to(self.model.device)
+        if ids is None:
+            ids = tuple(_object_id(i) for i in labels.unique().tolist() if i != 0)
+        labels = geometry.padding.pad(nearest_labels(labels, geometry.internal))
+        channels = [labels == i for i in ids]
+        masks = torch.stack(channels).float() if ids else labels.new_zeros(0, *labels.shape, dtype=torch.float32)
+        return _Given(masks, ids, labels > 0)
+
+    def _read_soft(self, mask: Tensor, ids: tuple[ObjectId, ...] | None, geometry: Geometry) -> _Given:
+        if not mask.is_floating_point() and mask.dtype != torch.bool:
+            raise ValueError(f"mask: got {tuple(mask.shape)} of {mask.dtype}, wanted (N, H, W) of floats in [0, 1]")
+        ids = tuple(range(1, mask.shape[0] + 1)) if ids is None else ids
+        if len(ids) != mask.shape[0]:
+            raise ValueError(f"mask: got {mask.shape[0]} channels, wanted one for each of the {len(ids)} objects")
+        mask = mask.to(self.model.device, torch.float32)
+        if not bool(((mask >= 0) & (mask <= 1)).all()):
+            raise ValueError("mask: got values outside [0, 1]")
+        if not ids:
+            return _Given(mask, ids, mask.new_zeros(mask.shape[1:], dtype=torch.bool))
+        masks = geometry.enter(mask)[0]
+        return _Given(masks, ids, masks.amax(dim=0) > 0.5)
+
+    def _is_complete(self, given: _Given) -> bool:
+        """Whether a mask leaves nothing to predict: it names all known objects and, unless there are none, no new."""
+        return not self.registry.ids or set(given.ids) == set(self.registry.ids)
+
+    def _accept(self, prediction: Prediction | None, given: _Given) -> Prediction:
+        known = prediction.ids if prediction is not None else tuple(self.registry.ids)
+        ids = known + tuple(i for i in given.ids if i not in known)
+        height, width = given.masks.shape[-2:]
+        masks = given.masks.new_zeros(len(ids), height, width)
+        if prediction is not None:
+            masks[: len(known)] = prediction.probs[1:] * ~given.erased
+        for mask, i in zip(given.masks, given.ids):
+            masks[ids.index(i)] = mask
+        probs = soft_aggregate(masks[None]).softmax(dim=1)[0]
+        if prediction is None:
+            return Prediction(probs, ids, given=True)
+        return prediction._replace(probs=probs, ids=ids, given=True)
+
+    def _background(self) -> Float[Tensor, "1 H W"]:
+        assert self.geometry is not None
+        padding, (height, width) = self.geometry.padding, self.geometry.internal
+        return torch.ones(1, height + padding.top + padding.bottom, width + padding.left + padding.right)
+
+
+def _object_id(value: Any) -> ObjectId:
+    """An id as a Python int. Raises ValueError unless it is a whole number from 1 to 2**31 - 1."""
+    try:
+        number = operator.index(value.item() if isinstance(value, Tensor) else value)
+    except (TypeError, AttributeError):
+        raise ValueError(f"object id: got {value!r}, wanted a whole number") from None
+    if not 1 <= number <= MAX_OBJECT_ID:
+        raise ValueError(f"object id: got {number}, wanted 1 to {MAX_OBJECT_ID}")
+    return number

@@ -1,0 +1,146 @@
+"""The object transformer: object queries and pixel features inform each other.
+
+Source: Cutie (Cheng et al., CVPR 2024); Cutie specification, section 3.6.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from cutie_geo.config import ModelConfig
+from cutie_geo.model.blocks import ChannelGatedBlock
+from cutie_geo.ops import grouped, in_object_chunks, sine_positions, soft_aggregate, to_map, to_tokens
+
+SUMMARY_EPSILON = 1e-4
+
+
+def foreground_masks(
+    logits: Float[Tensor, "B N h w"], selector: Float[Tensor, "B N"] | None
+) -> Bool[Tensor, "B N h w"]:
+    """Where each object is at least as likely as background and every other object. Carries no gradient."""
+    probs = logits.detach().sigmoid()
+    if selector is not None:
+        probs = probs * selector[..., None, None]
+    aggregated = soft_aggregate(probs)
+    return aggregated[:, 1:] >= aggregated.amax(dim=1, keepdim=True)
+
+
+def blocked_positions(foreground: Bool[Tensor, "B N h w"], num_queries: int) -> Bool[Tensor, "B N Q P"]:
+    """True where a query may not look: the first half sees foreground only, the second background only; a query that
+    would see nothing sees everything."""
+    inside = foreground.flatten(2).unsqueeze(2)  # (B, N, 1, P)
+    half = num_queries // 2
+    blocked = torch.cat([~inside, inside], dim=2).repeat_interleave(half, dim=2)
+    return blocked & ~blocked.all(dim=-1, keepdim=True)
+
+
+class ObjectTransformerBlock(nn.Module):
+    """Queries read pixels, talk to each other, and are read by the pixels."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, heads = config.value_dim, config.num_heads
+        self.num_heads = heads
+        self.read_pixels_norm = nn.LayerNorm(dim)
+        self.read_pixels = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.self_attention_norm = nn.LayerNorm(dim)
+        self.self_attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.feedforward = nn.Sequential(
+            nn.Linear(dim, config.feedforward_dim), nn.ReLU(), nn.Linear(config.feedforward_dim, dim)
+        )
+        self.read_queries = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.pixels = ChannelGatedBlock(dim)
+
+    def forward(
+        self,
+        query: Float[Tensor, "b Q C"],
+        query_position: Float[Tensor, "b Q C"],
+        x: Float[Tensor, "b C h w"],
+        pixel_position: Float[Tensor, "b P C"],
+        blocked: Bool[Tensor, "b Q P"],
+    ) -> tuple[Float[Tensor, "b Q C"], Float[Tensor, "b C h w"]]:
+        """The new queries and pixel features, of b = B * N objects."""
+        pixels = to_tokens(x)
+        mask = blocked.repeat_interleave(self.num_heads, dim=0)
+        # both attentions add to the normalised query, not to the query before it: trained weights depend on it
+        query = self.read_pixels_norm(query)
+        query = query + _attend(self.read_pixels, query + query_position, pixels + pixel_position, pixels, mask)
+        query = self.self_attention_norm(query)
+        query = query + _attend(self.self_attention, query + query_position, query + query_position, query)
+        query = query + self.feedforward(self.feedforward_norm(query))
+        pixels = pixels + _attend(self.read_queries, pixels + pixel_position, query + query_position, query)
+        return query, self.pixels(to_map(pixels, (x.shape[-2], x.shape[-1])))
+
+
+def _attend(attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    return attention(q, k, v, attn_mask=mask, need_weights=False)[0]
+
+
+class ObjectTransformer(nn.Module):
+    """Refines what pixels read from memory by what is known of each object as a whole."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.value_dim
+        self.config = config
+        self.query = nn.Embedding(config.num_queries, dim)
+        self.query_position = nn.Embedding(config.num_queries, dim)
+        self.summary_to_query = nn.Linear(dim, dim)
+        self.summary_to_position = nn.Linear(dim, dim)
+        self.pixel = nn.Conv2d(dim, dim, 1)
+        self.pixel_position = nn.Conv2d(dim, dim, 1)
+        self.blocks = nn.ModuleList(ObjectTransformerBlock(config) for _ in range(config.num_blocks))
+        self.masks = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in range(config.num_blocks + 1))
+
+    def forward(
+        self,
+        fused: Float[Tensor, "B N C h w"],
+        summary: Float[Tensor, "B N Q S"],
+        selector: Float[Tensor, "B N"] | None = None,
+        chunk: int = -1,
+    ) -> tuple[Float[Tensor, "B N C h w"], Float[Tensor, "B N L h w"]]:
+        """The refined features, and the mask logits before the first block and after each.
+
+        Objects meet only in `foreground_masks`, between the blocks; so they may go through a block in chunks.
+        """
+
+        query, query_position, x, pixel_position, logits = in_object_chunks(self._start, fused, summary, chunk=chunk)
+        all_logits = [logits]
+        for index in range(len(self.blocks)):
+            blocked = blocked_positions(foreground_masks(logits, selector), self.config.num_queries)
+            query, x, logits = in_object_chunks(
+                partial(self._advance, index), query, query_position, x, pixel_position, blocked, chunk=chunk
+            )
+            all_logits.append(logits)
+        return x, torch.stack(all_logits, dim=2)
+
+    def _start(self, fused: Float[Tensor, "B N C h w"], summary: Float[Tensor, "B N Q S"]) -> tuple[Tensor, ...]:
+        """Queries with their positions, pixel features with theirs, and the first mask logits."""
+        mean = summary[..., :-1] / (summary[..., -1:] + SUMMARY_EPSILON)
+        x = grouped(self.pixel, fused)
+        return (
+            self.query.weight + self.summary_to_query(mean),
+            self.query_position.weight + self.summary_to_position(mean),
+            x,
+            to_tokens(grouped(self.pixel_position, fused)) + self._sines(fused),
+            self._mask(0, x),
+        )
+
+    def _advance(self, index: int, *per_object: Tensor) -> tuple[Tensor, ...]:
+        """Queries, pixel features and mask logits after block `index`."""
+        shape = per_object[0].shape[:2]
+        query, x = (y.unflatten(0, shape) for y in self.blocks[index](*(y.flatten(0, 1) for y in per_object)))
+        return query, x, self._mask(index + 1, x)
+
+    def _mask(self, index: int, x: Float[Tensor, "B N C h w"]) -> Float[Tensor, "B N h w"]:
+        return grouped(lambda y: self.masks[index](F.relu(y)), x).squeeze(2)
+
+    def _sines(self, x: Float[Tensor, "B N C h w"]) -> Float[Tensor, "P C"]:
+        size, config = (x.shape[-2], x.shape[-1]), self.config
+        return sine_positions(
+            size, x.shape[2], config.position_scale, config.position_temperature, x.device
+        ).to(x.dtype)

@@ -1,0 +1,215 @@
+"""Pure tensor functions: sizes, soft aggregation, chunks of objects, and the two ways to read memory."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+# ----------------------------------------------------------------------------------------------------------- sizes
+class Padding(NamedTuple):
+    """Pixels added around an image."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def pad(self, x: Tensor) -> Tensor:
+        """`x` (..., H, W) inside a border of zeros."""
+        return F.pad(x, (self.left, self.right, self.top, self.bottom))
+
+    def crop(self, x: Tensor) -> Tensor:
+        """The inverse of `pad`."""
+        height, width = x.shape[-2:]
+        return x[..., self.top : height - self.bottom, self.left : width - self.right]
+
+
+def padding_to(size: tuple[int, int], multiple: int) -> Padding:
+    """The border that brings (H, W) to a multiple; of an odd border the bottom and the right get one pixel more."""
+    high, wide = (-size[0]) % multiple, (-size[1]) % multiple
+    return Padding(high // 2, high - high // 2, wide // 2, wide - wide // 2)
+
+
+def internal_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """(H, W) with its shorter side cut to `shorter`; as it is when `shorter` is not positive or not smaller."""
+    least = min(size)
+    if shorter <= 0 or least <= shorter:
+        return size
+    return int(size[0] / least * shorter), int(size[1] / least * shorter)
+
+
+def bilinear(x: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C H2 W2"]:
+    """Bilinear resize between pixel centres, without antialiasing."""
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def nearest_labels(labels: Int[Tensor, "H W"], size: tuple[int, int]) -> Int[Tensor, "H2 W2"]:
+    """Nearest resize of a label map by pixel centres ("nearest-exact"); ids of any size stay exact."""
+    rows, columns = (
+        ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)).long().clamp_(max=old - 1).to(labels.device)
+        for old, new in zip(labels.shape, size)
+    )
+    return labels[rows[:, None], columns]
+
+
+def upsample(x: Float[Tensor, "B C H W"], factor: int) -> Float[Tensor, "B C H2 W2"]:
+    """Bilinear enlargement by an integer factor."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def area(x: Float[Tensor, "*lead H W"], factor: int) -> Float[Tensor, "*lead h w"]:
+    """Means over cells of `factor` x `factor` pixels."""
+    if x.ndim <= 4:
+        return F.avg_pool2d(x, factor)
+    return F.avg_pool2d(x.flatten(0, -4), factor).unflatten(0, x.shape[:-3])
+
+
+# --------------------------------------------------------------------------------------------------------- objects
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context without autocast, for what half precision would spoil."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def soft_aggregate(probs: Float[Tensor, "B N *rest"]) -> Float[Tensor, "B N1 *rest"]:
+    """Logits of background and objects from independent object probabilities; their softmax sums to 1.
+
+    The background's probability is that no object is there. The odds are taken from clamped float32 probabilities,
+    not from logits: weights are trained and evaluated with exactly this rounding near 1.
+    Source: Cutie specification, section 1.6 (STM's soft aggregation).
+    """
+    with full_precision(probs):
+        probs = probs.float()
+        background = (1 - probs).prod(dim=1, keepdim=True)
+        everything = torch.cat([background, probs], dim=1).clamp(1e-7, 1 - 1e-7)
+        return (everything / (1 - everything)).log()
+
+
+def others(masks: Float[Tensor, "B N *rest"]) -> Float[Tensor, "B N *rest"]:
+    """For each object the sum of all other objects' masks, in [0, 1]."""
+    return (masks.sum(dim=1, keepdim=True) - masks).clamp(0, 1)
+
+
+def in_object_chunks(fn: Callable[..., tuple[Tensor, ...]], *per_object: Tensor, chunk: int) -> tuple[Tensor, ...]:
+    """`fn(*per_object)`, `chunk` objects at a time along axis 1. Bounds memory; changes no value."""
+    count = per_object[0].shape[1]
+    if chunk < 1 or chunk >= count:
+        return fn(*per_object)
+    parts = [_chunk(fn, part) for part in zip(*(x.split(chunk, dim=1) for x in per_object))]
+    return tuple(torch.cat(outputs, dim=1) for outputs in zip(*parts))
+
+
+LONE_CONVOLUTION = 20480
+"""PyTorch leaves oneDNN for a convolution of one image with at most this many numbers, and rounds differently then."""
+
+
+def _chunk(fn: Callable[..., tuple[Tensor, ...]], part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """`fn(*part)`; a small object that is alone goes in twice, so that it meets the kernels it would meet in company."""
+    first = part[0]
+    if first.shape[:2] == (1, 1) and not first.is_cuda and first.numel() <= LONE_CONVOLUTION:
+        return tuple(output[:, :1] for output in fn(*(x.expand(-1, 2, *x.shape[2:]) for x in part)))
+    return fn(*part)
+
+
+def grouped(fn: Callable[[Tensor], Tensor], x: Float[Tensor, "B N C H W"]) -> Float[Tensor, "B N C2 H2 W2"]:
+    """`fn` on every object by itself: the object axis is merged into the batch and taken out again."""
+    return fn(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def to_tokens(x: Float[Tensor, "*lead C h w"]) -> Float[Tensor, "*lead P C"]:
+    """A feature map as P = h * w rows."""
+    return x.flatten(-2).transpose(-1, -2)
+
+
+def to_map(x: Float[Tensor, "*lead P C"], size: tuple[int, int]) -> Float[Tensor, "*lead C h w"]:
+    """The inverse of `to_tokens`."""
+    return x.transpose(-1, -2).unflatten(-1, size)
+
+
+# ------------------------------------------------------------------------------------------------------- positions
+@functools.lru_cache(maxsize=32)
+def sine_positions(
+    size: tuple[int, int], channels: int, scale: float, temperature: float, device: torch.device
+) -> Float[Tensor, "P C"]:
+    """Sines and cosines of where each cell of a (h, w) grid lies, x in the first half of the channels, y in the second.
+
+    Source: Cutie specification, section 2; positions run from 0 to `scale`.
+    """
+    # the result is shared by all callers, so it must not be an inference tensor, which training couldn't use
+    with torch.inference_mode(False), torch.no_grad():
+        frequency = inverse_frequencies(channels // 2, temperature)
+        y, x = _axis_sines(size[0], frequency, scale), _axis_sines(size[1], frequency, scale)
+        grid = torch.cat([x.expand(size[0], -1, -1), y[:, None].expand(-1, size[1], -1)], dim=-1)
+        return grid.flatten(0, 1).to(device)
+
+
+def _axis_sines(count: int, frequency: Float[Tensor, "F"], scale: float) -> Float[Tensor, "n C"]:
+    """Sine and cosine of every frequency, in turns, at `count` places from 0 to `scale`."""
+    position = torch.arange(count, dtype=torch.float32) / (count - 1 + 1e-6) * scale
+    angle = position[:, None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+def inverse_frequencies(half: int, temperature: float) -> Float[Tensor, "F"]:
+    """Angular frequencies of `sine_positions` along one axis that has `half` channels."""
+    return 1.0 / temperature ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+def similarity(
+    query: Float[Tensor, "B P CK"],
+    selection: Float[Tensor, "B P CK"],
+    key: Float[Tensor, "B M CK"],
+    shrinkage: Float[Tensor, "B M 1"],
+) -> Float[Tensor, "B P M"]:
+    """How well memory token m matches query position p: `-s_m sum_c e_pc (k_mc - q_pc)^2 / sqrt(CK)`, at most 0.
+
+    The square is expanded and all its terms are one matrix product, so that the large P x M result is written once.
+    Float32 whatever the autocast: the expanded square cancels badly in half precision.
+    Source: XMem's anisotropic L2 (Cheng and Schwing, ECCV 2022); Cutie specification, section 4.1.
+    """
+    with full_precision(query):
+        query, selection, key = query.float(), selection.float(), key.float()
+        scale = shrinkage.float() / math.sqrt(query.shape[-1])
+        weighted = query * selection
+        asked = torch.cat([-selection, 2 * weighted, -(weighted * query).sum(-1, keepdim=True)], dim=-1)
+        stored = torch.cat([key.square() * scale, key * scale, scale], dim=-1)
+        return asked @ stored.transpose(-1, -2)
+
+
+def read_dense(
+    affinity: Float[Tensor, "B P M"], value: Float[Tensor, "B N M CV"]
+) -> tuple[Float[Tensor, "B N P CV"], Float[Tensor, "B M"]]:
+    """Every token's value weighted by its affinity, and each token's affinity summed over positions."""
+    return affinity.unsqueeze(1) @ value, affinity.sum(dim=1)
+
+
+def read_top_k(
+    scores: Float[Tensor, "B P M"], value: Float[Tensor, "B N M CV"], k: int
+) -> tuple[Float[Tensor, "B N P CV"], Float[Tensor, "B M"]]:
+    """As `read_dense` with a softmax over each position's `k` best tokens alone (all of them if there are fewer).
+
+    Only the kept rows are gathered: P * k of them an object instead of a product with a P x M matrix of zeros.
+    Source: Cutie specification, section 4.2; the maximum is subtracted, so no score is too low.
+    """
+    best, index = scores.topk(min(k, scores.shape[-1]), dim=-1, sorted=False)
+    weight = best.softmax(dim=-1)
+    read = [
+        torch.stack([F.embedding_bag(i, v, per_sample_weights=w, mode="sum") for v in values])
+        for i, w, values in zip(index, weight, value)
+    ]
+    usage = torch.stack([_sum_by_index(i.flatten(), w.flatten(), scores.shape[-1]) for i, w in zip(index, weight)])
+    return torch.stack(read), usage
+
+
+def _sum_by_index(index: Int[Tensor, "K"], weight: Float[Tensor, "K"], count: int) -> Float[Tensor, "M"]:
+    """Weights summed by index, in an order that is the same on every run."""
+    total = weight.new_zeros(count)
+    if weight.is_cuda:  # index_add_ uses atomics there, index_put_ sorts; on the CPU it's the other way round
+        return total.index_put_((index,), weight, accumulate=True)
+    return total.index_add_(0, index, weight)

@@ -1,0 +1,70 @@
+"""Fixtures that several test files share."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from parity_rules import official_weights
+
+from cutie_geo.config import EncoderConfig, ModelConfig, model_config
+from cutie_geo.model.checkpoints import load_weights
+from cutie_geo.model.network import CutieGeo
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of official numbers and real clips, which are not part of the project."""
+    root = os.environ.get("CUTIE_GEO_TEST_DATA")
+    if not root:
+        pytest.skip("CUTIE_GEO_TEST_DATA is not set")
+    return Path(root)
+
+
+@pytest.fixture(scope="session", params=["base", "small"])
+def variant(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def official_file(test_data: Path, variant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Deterministic weights in the form of the official checkpoints."""
+    shapes = json.loads((test_data / "parity" / f"cutie_{variant}_keys.json").read_text())
+    weights = {name: torch.from_numpy(np.asarray(w)) for name, w in official_weights(shapes, variant).items()}
+    path = tmp_path_factory.mktemp("weights") / f"cutie-{variant}.pth"
+    torch.save(weights, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def parity_model(official_file: Path, variant: str) -> CutieGeo:
+    model = CutieGeo(model_config(f"cutie-{variant}")).eval()
+    load_weights(model, official_file)
+    return model.to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="session")
+def parity_numbers(test_data: Path, variant: str) -> dict[str, np.ndarray]:
+    with np.load(test_data / "parity" / f"parity_{variant}.npz") as numbers:
+        return {name: numbers[name] for name in numbers.files}
+
+
+def tiny_config(**changes: object) -> ModelConfig:
+    sizes = {
+        "key_dim": 16, "value_dim": 32, "num_queries": 4, "num_heads": 2, "num_blocks": 2, "feedforward_dim": 64,
+        "decoder_dim": 16,
+    }  # fmt: skip
+    return ModelConfig(encoder=EncoderConfig(vision="resnet18"), **(sizes | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> CutieGeo:
+    """A small network whose random weights make background and objects all win somewhere."""
+    torch.manual_seed(0)
+    model = CutieGeo(tiny_config()).eval()
+    with torch.no_grad():
+        model.decoder.predict.weight.mul_(20)
+        model.key_projection.key.weight.mul_(4)
+    return model.to(memory_format=torch.channels_last)

@@ -1,0 +1,542 @@
+"""Which videos, frames and masks the index finds, in the layouts that benchmarks and users have."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cutie_geo.data import index
+from cutie_geo.data.index import (
+    VideoRecord,
+    dataset,
+    dataset_names,
+    dataset_spec,
+    discover,
+    first_appearances,
+    frame_stems,
+    with_first_appearances,
+)
+
+
+def touch(*paths: Path) -> None:
+    """Empty files: proof that the index opens no picture."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def put_frames(folder: Path, stems: Iterable[str], suffix: str = ".jpg") -> None:
+    touch(*(folder / f"{stem}{suffix}" for stem in stems))
+
+
+def put_mask(path: Path, *ids: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array([[0, *ids]], np.uint8)).save(path)
+
+
+def put_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def put_videos(home: Path, names: Iterable[str], level: str = "", masks: int = 2, stems: int = 3) -> None:
+    for name in names:
+        put_frames(home / "JPEGImages" / level / name, [f"{i:05d}" for i in range(stems)])
+        put_frames(home / "Annotations" / level / name, [f"{i:05d}" for i in range(masks)], ".png")
+
+
+def names_of(records: list[VideoRecord]) -> list[str]:
+    return [record.name for record in records]
+
+
+def put_youtube(valid: Path, videos: Mapping[str, Mapping[str, list[str]]], frames: Path | None = None) -> None:
+    meta = {
+        name: {"objects": {i: {"frames": stems} for i, stems in objects.items()}} for name, objects in videos.items()
+    }
+    put_text(valid / "meta.json", json.dumps({"videos": meta}))
+    for name, objects in videos.items():
+        put_frames(valid / "JPEGImages" / name, ["00000", "00005", "00010"])
+        if frames:
+            put_frames(frames / name, [f"{i:05d}" for i in range(12)])
+        put_frames(valid / "Annotations" / name, {stems[0] for stems in objects.values()}, ".png")
+
+
+TWO_OBJECTS = {"abc": {"1": ["00000", "00005"], "2": ["00005", "00010"]}}
+
+
+# ------------------------------------------------------------------------------------------------------- the settings
+@pytest.mark.parametrize(
+    ("name", "size", "mem_every", "long_term", "masks", "saved"),
+    [
+        ("davis2016-val", 480, 5, False, "first", "all"),
+        ("davis2017-val", 480, 5, False, "first", "all"),
+        ("davis2017-test-dev", 480, 5, False, "first", "all"),
+        ("youtubevos2018-valid", 480, 5, False, "first_appearance", "listed"),
+        ("youtubevos2019-valid", 480, 5, False, "first_appearance", "listed"),
+        ("mose-valid", 480, 5, False, "first", "all"),
+        ("lvos-valid", 480, 5, True, "first_appearance", "all"),
+        ("lvos-test", 480, 5, True, "first_appearance", "all"),
+        ("generic", -1, 5, True, "first", "all"),
+    ],
+)
+def test_each_dataset_has_its_published_settings(
+    name: str, size: int, mem_every: int, long_term: bool, masks: str, saved: str
+):
+    spec = dataset_spec(name)
+    assert (spec.size, spec.mem_every, spec.use_long_term, spec.masks, spec.saved) == (
+        size,
+        mem_every,
+        long_term,
+        masks,
+        saved,
+    )
+
+
+def test_only_davis_2016_is_about_a_single_object():
+    single = {name for name in dataset_names() if dataset_spec(name).single_object}
+    assert single == {"davis2016-train", "davis2016-val"}
+
+
+def test_an_unknown_dataset_is_an_error_that_lists_the_known_ones(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"davis: no such dataset; wanted one of davis2016-train, .*generic"):
+        dataset("davis", tmp_path)
+
+
+def test_every_dataset_refuses_a_root_that_is_not_there_or_holds_something_else(tmp_path: Path):
+    for name in dataset_names():
+        with pytest.raises(ValueError, match=r"nothere: no such folder, wanted a dataset's root"):
+            dataset(name, tmp_path / "nothere")
+        with pytest.raises(ValueError, match="not the layout of this dataset, wanted one of the folders"):
+            dataset(name, tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------------- DAVIS
+@pytest.mark.parametrize("place", ["", "trainval", "2017/trainval", "DAVIS/2017/trainval", "DAVIS"])
+def test_davis_2017_is_found_where_people_keep_it(tmp_path: Path, place: str):
+    put_videos(tmp_path / place, ["bear", "bus", "car"], "480p")
+    put_text(tmp_path / place / "ImageSets/2017/val.txt", "car\nbear\n")
+    spec, records = dataset("davis2017-val", tmp_path)
+    assert spec.name == "davis2017-val"
+    assert names_of(records) == ["car", "bear"]
+    assert records[1].source == tmp_path / place / "JPEGImages/480p/bear"
+    assert records[1].masks == {"00000": tmp_path / place / "Annotations/480p/bear/00000.png"}
+    assert records[1].problem is None
+    assert records[1].saved is None
+
+
+def test_full_resolution_serves_where_there_is_no_480p(tmp_path: Path):
+    put_videos(tmp_path, ["bear"], "Full-Resolution")
+    put_text(tmp_path / "ImageSets/2017/val.txt", "bear")
+    assert dataset("davis2017-val", tmp_path)[1][0].source.parent.name == "Full-Resolution"
+
+
+def test_test_dev_is_its_own_archive(tmp_path: Path):
+    put_videos(tmp_path / "trainval", ["bear"], "480p")
+    put_videos(tmp_path / "test-dev", ["aerobatics"], "480p", masks=1)
+    put_text(tmp_path / "test-dev/ImageSets/2017/test-dev.txt", "aerobatics\n")
+    assert names_of(dataset("davis2017-test-dev", tmp_path)[1]) == ["aerobatics"]
+
+
+def test_a_list_with_a_byte_order_mark_and_windows_line_ends_is_read(tmp_path: Path):
+    put_videos(tmp_path, ["bear", "bus"], "480p")
+    put_text(tmp_path / "ImageSets/2017/val.txt", "\ufeffbear\r\nbus\r\n\r\n")
+    assert names_of(dataset("davis2017-val", tmp_path)[1]) == ["bear", "bus"]
+
+
+def test_without_lists_every_folder_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    put_videos(tmp_path, ["bus", "bear"], "480p")
+    put_frames(tmp_path / "JPEGImages/480p/.hidden", ["00000"])
+    assert names_of(dataset("davis2017-val", tmp_path)[1]) == ["bear", "bus"]
+    assert "no ImageSets folder" in caplog.text
+
+
+def test_a_missing_list_among_others_is_an_error(tmp_path: Path):
+    put_videos(tmp_path, ["bear"], "480p")
+    put_text(tmp_path / "ImageSets/2017/train.txt", "bear")
+    with pytest.raises(ValueError, match=r"no list of this split, wanted .*ImageSets/2017/val\.txt"):
+        dataset("davis2017-val", tmp_path)
+
+
+def test_listed_videos_without_a_folder_are_counted_and_named(tmp_path: Path):
+    put_videos(tmp_path, ["bear"], "480p")
+    put_text(tmp_path / "ImageSets/2017/val.txt", "\n".join(["bear", *(f"gone{i}" for i in range(7))]))
+    wanted = r"no folder for 7 of 8 listed videos: gone0, gone1, gone2, gone3, gone4 and 2 more"
+    with pytest.raises(ValueError, match=wanted):
+        dataset("davis2017-val", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\n\n", "empty, wanted one video"),
+        ("bear\nbear\n", "bear listed twice"),
+        ("../bear\n", "wanted a plain folder name"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_an_error(tmp_path: Path, text: str, says: str):
+    put_videos(tmp_path, ["bear"], "480p")
+    put_text(tmp_path / "ImageSets/2017/val.txt", text)
+    with pytest.raises(ValueError, match=says):
+        dataset("davis2017-val", tmp_path)
+
+
+def test_missing_annotations_are_an_error(tmp_path: Path):
+    put_frames(tmp_path / "JPEGImages/480p/bear", ["00000"])
+    with pytest.raises(ValueError, match=r"Annotations/480p: no such folder, wanted the masks of"):
+        dataset("davis2017-val", tmp_path)
+
+
+def test_davis_2016_takes_its_list_from_its_own_tree(tmp_path: Path):
+    put_videos(tmp_path, ["bear", "bus"], "480p")
+    put_text(tmp_path / "ImageSets/2016/val.txt", "bus\n")
+    assert names_of(dataset("davis2016-val", tmp_path)[1]) == ["bus"]
+
+
+def test_davis_2016_reads_lists_of_frames(tmp_path: Path):
+    put_videos(tmp_path, ["bear", "bus"], "480p")
+    lines = [f"/JPEGImages/480p/bus/{i:05d}.jpg /Annotations/480p/bus/{i:05d}.png" for i in range(3)]
+    put_text(tmp_path / "ImageSets/480p/val.txt", "\n".join(lines))
+    assert names_of(dataset("davis2016-val", tmp_path)[1]) == ["bus"]
+
+
+def test_davis_2016_finds_its_list_in_the_2017_tree_beside_it(tmp_path: Path):
+    put_videos(tmp_path / "2016", ["bear", "bus"], "480p")
+    put_text(tmp_path / "2017/trainval/ImageSets/2016/val.txt", "bus\n")
+    assert names_of(dataset("davis2016-val", tmp_path / "2016")[1]) == ["bus"]
+
+
+def test_the_id_255_of_davis_2016_is_an_object(tmp_path: Path):
+    put_mask(tmp_path / "00000.png", 255)
+    assert first_appearances({"00000": tmp_path / "00000.png"}) == {"00000": frozenset({255})}
+
+
+# --------------------------------------------------------------------------------------------------------- YouTube-VOS
+def test_youtube_saves_the_union_of_listed_frames_and_starts_each_object_at_its_first(tmp_path: Path):
+    put_youtube(tmp_path / "valid", TWO_OBJECTS)
+    (record,) = dataset("youtubevos2019-valid", tmp_path)[1]
+    assert record.source == tmp_path / "valid/JPEGImages/abc"
+    assert list(record.masks) == ["00000", "00005"]
+    assert record.keep_ids == {"00000": frozenset({1}), "00005": frozenset({2})}
+    assert record.saved == frozenset({"00000", "00005", "00010"})
+    assert not record.first_appearances_only
+
+
+@pytest.mark.parametrize("place", ["valid_all_frames", "all_frames/valid_all_frames"])
+def test_youtube_prefers_all_frames(tmp_path: Path, place: str):
+    put_youtube(tmp_path / "valid", TWO_OBJECTS, tmp_path / place / "JPEGImages")
+    (record,) = dataset("youtubevos2019-valid", tmp_path)[1]
+    assert record.source == tmp_path / place / "JPEGImages/abc"
+    assert len(frame_stems(record.source)) == 12
+    assert record.saved == frozenset({"00000", "00005", "00010"})
+    assert record.masks["00005"] == tmp_path / "valid/Annotations/abc/00005.png"
+
+
+def test_the_folder_valid_itself_is_a_root_of_youtube(tmp_path: Path):
+    put_youtube(tmp_path / "valid", TWO_OBJECTS, tmp_path / "valid_all_frames/JPEGImages")
+    (record,) = dataset("youtubevos2019-valid", tmp_path / "valid")[1]
+    assert record.source.parts[-3] == "valid_all_frames"
+
+
+def test_the_years_of_youtube_keep_apart(tmp_path: Path):
+    put_youtube(tmp_path / "YouTube2018/valid", {"old": TWO_OBJECTS["abc"]})
+    put_youtube(tmp_path / "YouTube/valid", {"new": TWO_OBJECTS["abc"]})
+    assert names_of(dataset("youtubevos2018-valid", tmp_path)[1]) == ["old"]
+    assert names_of(dataset("youtubevos2019-valid", tmp_path)[1]) == ["new"]
+
+
+def test_a_mask_in_which_nothing_starts_is_left_out(tmp_path: Path):
+    put_youtube(tmp_path / "valid", TWO_OBJECTS)
+    touch(tmp_path / "valid/Annotations/abc/00010.png")
+    (record,) = dataset("youtubevos2019-valid", tmp_path)[1]
+    assert list(record.masks) == ["00000", "00005"]
+
+
+def test_where_lists_and_masks_disagree_the_masks_decide(tmp_path: Path):
+    put_youtube(tmp_path / "valid", TWO_OBJECTS)
+    folder = tmp_path / "valid/Annotations/abc"
+    (folder / "00005.png").unlink()
+    put_mask(folder / "00000.png", 1)
+    put_mask(folder / "00010.png", 1, 2)
+    (record,) = dataset("youtubevos2019-valid", tmp_path)[1]
+    assert record.first_appearances_only
+    assert with_first_appearances(record).keep_ids == {"00000": frozenset({1}), "00010": frozenset({2})}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "can't be read as JSON"),
+        ("[]", "no videos, wanted"),
+        ('{"videos": {}}', "no videos, wanted"),
+        ('{"videos": {"abc": {"objects": {"1": {}}}}}', 'abc: wanted {"objects"'),
+        ('{"videos": {"abc": {"objects": {"cat": {"frames": ["00000"]}}}}}', 'abc: wanted {"objects"'),
+        ('{"videos": {"abc": {"objects": {"1": {"frames": [0, 5]}}}}}', 'abc: wanted {"objects"'),
+    ],
+)
+def test_a_broken_meta_json_is_named(tmp_path: Path, text: str, says: str):
+    put_youtube(tmp_path / "valid", TWO_OBJECTS)
+    put_text(tmp_path / "valid/meta.json", text)
+    with pytest.raises(ValueError, match=r"meta\.json: ") as caught:
+        dataset("youtubevos2019-valid", tmp_path)
+    assert says in str(caught.value)
+
+
+def test_a_missing_meta_json_is_named(tmp_path: Path):
+    put_youtube(tmp_path / "valid", TWO_OBJECTS)
+    (tmp_path / "valid/meta.json").unlink()
+    with pytest.raises(ValueError, match=r"meta\.json: can't be read: .*No such file"):
+        dataset("youtubevos2019-valid", tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- MOSE, LVOS
+@pytest.mark.parametrize("place", ["valid", "MOSE/valid", "MOSEv2/valid", ""])
+def test_mose_takes_the_first_mask_of_every_folder(tmp_path: Path, place: str):
+    put_videos(tmp_path / place, ["b1", "a0"], masks=3)
+    records = dataset("mose-valid", tmp_path)[1]
+    assert names_of(records) == ["a0", "b1"]
+    assert list(records[0].masks) == ["00000"]
+
+
+def put_lvos(split: Path) -> None:
+    put_frames(split / "JPEGImages/v", ["00000001", "00000006", "00000011"])
+    for stem, ids in {"00000001": (1,), "00000006": (1, 2), "00000011": (1, 2)}.items():
+        put_mask(split / "Annotations/v" / f"{stem}.png", *ids)
+
+
+@pytest.mark.parametrize("spelling", ["val", "valid"])
+def test_lvos_reads_pixels_only_when_asked_and_then_keeps_first_appearances(
+    tmp_path: Path, spelling: str, monkeypatch: pytest.MonkeyPatch
+):
+    put_lvos(tmp_path / spelling)
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "read_labels", lambda *args: pytest.fail("the index read a mask"))
+        (record,) = dataset("lvos-valid", tmp_path)[1]
+    assert len(record.masks) == 3
+    assert record.keep_ids is None
+    reduced = with_first_appearances(record)
+    assert list(reduced.masks) == ["00000001", "00000006"]
+    assert reduced.keep_ids == {"00000001": frozenset({1}), "00000006": frozenset({2})}
+    assert with_first_appearances(reduced) is reduced
+
+
+def test_lvos_takes_the_videos_of_its_meta_file(tmp_path: Path):
+    put_lvos(tmp_path / "test")
+    put_videos(tmp_path / "test", ["extra"])
+    put_text(tmp_path / "test_meta.json", '{"videos": {"v": {}}}')
+    assert names_of(dataset("lvos-test", tmp_path)[1]) == ["v"]
+
+
+def test_a_mask_whose_frame_is_missing_is_a_problem_of_that_video_alone(tmp_path: Path):
+    put_lvos(tmp_path / "test")
+    put_videos(tmp_path / "test", ["w"])
+    touch(tmp_path / "test/Annotations/v/00000003.png")
+    by_name = {record.name: record for record in dataset("lvos-test", tmp_path)[1]}
+    assert "no frame for the masks 00000003; frames are named 00000001 to 00000011" in (by_name["v"].problem or "")
+    assert by_name["w"].problem is None
+
+
+def test_a_damaged_mask_is_named_when_its_turn_comes(tmp_path: Path):
+    put_lvos(tmp_path / "test")
+    (tmp_path / "test/Annotations/v/00000006.png").write_bytes(b"no")
+    (record,) = dataset("lvos-test", tmp_path)[1]
+    with pytest.raises(ValueError, match=r"00000006\.png"):
+        with_first_appearances(record)
+
+
+# -------------------------------------------------------------------------------------------------------------- generic
+@pytest.mark.parametrize("level", ["", "480p"])
+def test_generic_takes_any_tree_with_or_without_a_level(tmp_path: Path, level: str):
+    put_videos(tmp_path, ["a", "b"], level)
+    records = dataset("generic", tmp_path)[1]
+    assert names_of(records) == ["a", "b"]
+    assert records[0].source == tmp_path / "JPEGImages" / level / "a"
+    assert list(records[0].masks) == ["00000"]
+
+
+def test_a_video_that_is_called_480p_is_a_video(tmp_path: Path):
+    put_videos(tmp_path, ["480p"])
+    assert names_of(dataset("generic", tmp_path)[1]) == ["480p"]
+
+
+def test_an_empty_tree_is_an_error(tmp_path: Path):
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / "Annotations").mkdir()
+    with pytest.raises(ValueError, match="JPEGImages: no videos"):
+        dataset("generic", tmp_path)
+
+
+def test_videos_without_frames_or_masks_have_a_problem(tmp_path: Path):
+    put_videos(tmp_path, ["good"])
+    put_frames(tmp_path / "JPEGImages/unmasked", ["00000"])
+    (tmp_path / "JPEGImages/empty").mkdir()
+    problems = {record.name: record.problem for record in dataset("generic", tmp_path)[1]}
+    assert problems["good"] is None
+    assert "Annotations/unmasked: no masks" in (problems["unmasked"] or "")
+    assert "JPEGImages/empty: no frames" in (problems["empty"] or "")
+
+
+def test_two_files_for_one_frame_are_a_problem(tmp_path: Path):
+    put_videos(tmp_path, ["a"])
+    touch(tmp_path / "JPEGImages/a/00000.png")
+    assert "two files for 00000" in (dataset("generic", tmp_path)[1][0].problem or "")
+
+
+def test_thousands_of_videos_are_indexed_without_opening_a_picture(tmp_path: Path):
+    put_videos(tmp_path, (f"{i:04d}" for i in range(500)), masks=1)
+    assert len(dataset("generic", tmp_path)[1]) == 500  # every file is empty: opening one would fail
+
+
+# ------------------------------------------------------------------------------------------------------- any folders
+def test_a_video_file_and_a_mask_make_one_record(tmp_path: Path):
+    touch(tmp_path / "clip.mp4", tmp_path / "first.png")
+    (record,) = discover(tmp_path / "clip.mp4", tmp_path / "first.png")
+    assert record == VideoRecord("clip", tmp_path / "clip.mp4", first_mask=tmp_path / "first.png")
+
+
+def test_a_folder_of_frames_takes_every_mask_named_after_a_frame(tmp_path: Path):
+    put_frames(tmp_path / "frames", ["a", "b", "c"], ".PNG")
+    put_frames(tmp_path / "masks", ["b", "c"], ".png")
+    (record,) = discover(tmp_path / "frames", tmp_path / "masks")
+    assert record.name == "frames"
+    assert list(record.masks) == ["b", "c"]
+    assert record.keep_ids is None
+    assert not record.first_appearances_only
+
+
+def test_a_folder_of_frames_takes_one_mask_of_any_name(tmp_path: Path):
+    put_frames(tmp_path / "frames", ["a"])
+    touch(tmp_path / "whatever.png")
+    (record,) = discover(tmp_path / "frames", tmp_path / "whatever.png")
+    assert record.first_mask == tmp_path / "whatever.png"
+    assert record.masks == {}
+
+
+def test_one_video_of_a_dataset_finds_its_folder_of_masks(tmp_path: Path):
+    put_videos(tmp_path, ["a", "b"])
+    (record,) = discover(tmp_path / "JPEGImages/a", tmp_path / "Annotations")
+    assert record.masks["00000"] == tmp_path / "Annotations/a/00000.png"
+
+
+def test_several_videos_find_folders_and_single_masks(tmp_path: Path):
+    put_frames(tmp_path / "in/frames", ["0"])
+    touch(tmp_path / "in/clip.mp4", tmp_path / "in/.hidden.mp4", tmp_path / "in/notes.txt", tmp_path / "masks/clip.png")
+    put_frames(tmp_path / "masks/frames", ["0"], ".png")
+    clip, frames = discover(tmp_path / "in", tmp_path / "masks")
+    assert (clip.name, clip.first_mask) == ("clip", tmp_path / "masks/clip.png")
+    assert (frames.name, list(frames.masks)) == ("frames", ["0"])
+
+
+def test_a_video_file_takes_named_masks(tmp_path: Path):
+    touch(tmp_path / "clip.mp4", tmp_path / "masks/00000.png", tmp_path / "masks/00007.png")
+    assert list(discover(tmp_path / "clip.mp4", tmp_path / "masks")[0].masks) == ["00000", "00007"]
+
+
+def test_a_video_without_a_mask_is_named_and_the_others_go_on(tmp_path: Path):
+    put_videos(tmp_path, ["a", "b", "c"])
+    for path in (tmp_path / "Annotations/b").iterdir():
+        path.unlink()
+    (tmp_path / "Annotations/b").rmdir()
+    records = discover(tmp_path / "JPEGImages", tmp_path / "Annotations")
+    assert [record.problem is None for record in records] == [True, False, True]
+    assert "nothing for b, wanted b.png or b/ with masks" in (records[1].problem or "")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_without_any_mask_every_video_has_a_problem(tmp_path: Path, several: bool):
+    put_frames(tmp_path / "in/a", ["0"])
+    (record,) = discover(tmp_path / "in" if several else tmp_path / "in/a")
+    assert "no mask given" in (record.problem or "")
+
+
+def test_masks_that_belong_to_no_frame_are_a_problem(tmp_path: Path):
+    put_frames(tmp_path / "frames", ["0", "1"])
+    put_frames(tmp_path / "masks", ["1", "2"], ".png")
+    assert "no frame for the masks 2" in (discover(tmp_path / "frames", tmp_path / "masks")[0].problem or "")
+
+
+def test_an_empty_folder_of_masks_is_a_problem_of_a_video_file_too(tmp_path: Path):
+    touch(tmp_path / "clip.mp4", tmp_path / "masks/readme.txt")
+    assert "no masks, wanted PNG" in (discover(tmp_path / "clip.mp4", tmp_path / "masks")[0].problem or "")
+
+
+def test_a_mask_and_a_folder_for_one_video_are_a_problem(tmp_path: Path):
+    put_frames(tmp_path / "in/a", ["0"])
+    touch(tmp_path / "masks/a.png", tmp_path / "masks/a/0.png")
+    assert "both a/ and a.png" in (discover(tmp_path / "in", tmp_path / "masks")[0].problem or "")
+
+
+def test_an_empty_folder_among_videos_is_a_problem(tmp_path: Path):
+    touch(tmp_path / "in/clip.mp4", tmp_path / "masks/clip.png", tmp_path / "masks/empty.png")
+    (tmp_path / "in/empty").mkdir()
+    clip, empty = discover(tmp_path / "in", tmp_path / "masks")
+    assert clip.problem is None
+    assert "in/empty: no frames" in (empty.problem or "")
+
+
+def test_one_mask_for_several_videos_is_an_error(tmp_path: Path):
+    touch(tmp_path / "in/a.mp4", tmp_path / "in/b.mp4", tmp_path / "m.png")
+    with pytest.raises(ValueError, match=r"m\.png: one mask for 2 videos, wanted a folder"):
+        discover(tmp_path / "in", tmp_path / "m.png")
+
+
+def test_two_videos_of_one_name_are_an_error(tmp_path: Path):
+    touch(tmp_path / "in/a.mp4", tmp_path / "in/a.avi")
+    with pytest.raises(ValueError, match="two videos named a"):
+        discover(tmp_path / "in", tmp_path)
+
+
+def test_paths_that_make_no_sense_are_errors(tmp_path: Path):
+    touch(tmp_path / "clip.mp4", tmp_path / "notes.txt", tmp_path / "m.jpg")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"gone: no such file or folder, wanted a video"):
+        discover(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"notes\.txt: got a \.txt file, wanted a video"):
+        discover(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match=r"empty: no frames and no videos"):
+        discover(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"gone: no such file or folder, wanted a mask"):
+        discover(tmp_path / "clip.mp4", tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"m\.jpg: got a \.jpg file, wanted a PNG"):
+        discover(tmp_path / "clip.mp4", tmp_path / "m.jpg")
+
+
+def test_a_relative_folder_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put_frames(tmp_path / "holiday", ["0"])
+    monkeypatch.chdir(tmp_path / "holiday")
+    assert discover(Path("."))[0].name == "holiday"
+
+
+def test_long_ids_are_passed_on(tmp_path: Path):
+    touch(tmp_path / "clip.mp4", tmp_path / "m.png")
+    assert discover(tmp_path / "clip.mp4", tmp_path / "m.png", long_ids=True)[0].long_ids
+
+
+# ------------------------------------------------------------------------------------------------------------ real data
+@pytest.fixture
+def real_data() -> Path:
+    """The folder `data` of real clips; the test is skipped where there is none."""
+    root = os.environ.get("CUTIE_GEO_TEST_DATA")
+    if not root:
+        pytest.skip("CUTIE_GEO_TEST_DATA is not set")
+    return Path(root) / "data"
+
+
+def test_real_davis_2016(real_data: Path):
+    records = dataset("davis2016-train", real_data / "davis2016-train-270p")[1]
+    assert len(records) == 30
+    assert not any(record.problem for record in records)
+    assert all(list(record.masks) == ["00000"] for record in records)
+    assert sum(len(frame_stems(record.source)) for record in records) == 2079
+    assert first_appearances(records[0].masks) == {"00000": frozenset({1})}
+
+
+def test_real_youtube_clip(real_data: Path):
+    (record,) = dataset("generic", real_data / "clips/penguins")[1]
+    assert len(frame_stems(record.source)) == 15
+    assert first_appearances(record.masks) == {"00000": frozenset({1, 2, 3, 4, 5})}
+    (given,) = discover(real_data / "clips/penguins/JPEGImages", real_data / "clips/penguins/Annotations")
+    assert len(given.masks) == 15
