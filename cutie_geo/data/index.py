@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cutie_geo.data.masks import object_ids, read_labels
+from cutie_geo.data.video import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
 
-FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
 MASK_SUFFIXES = frozenset({".png"})
 """Lossy formats blur ids, so masks are PNG files only."""
@@ -37,7 +37,7 @@ class VideoRecord:
     masks: Mapping[str, Path] = field(default_factory=dict)
     """Mask files by the stem of the frame that each belongs to, in the order of the frames."""
     first_mask: Path | None = None
-    """A mask that belongs to the first frame, whatever its own name is."""
+    """A mask given alone: `read_frames` places it, on the first frame unless it bears the name of another."""
     keep_ids: Mapping[str, frozenset[int]] | None = None
     """By the stem of a mask: the only ids to take from it. None: all that it holds."""
     first_appearances_only: bool = False
@@ -100,7 +100,7 @@ def with_first_appearances(record: VideoRecord) -> VideoRecord:
 
 def frame_stems(folder: Path) -> list[str]:
     """Stems of the frames in a folder, in order. Raises ValueError where two files share one."""
-    return list(_by_stem(folder, FRAME_SUFFIXES))
+    return list(_by_stem(folder, IMAGE_SUFFIXES))
 
 
 def mask_files(folder: Path) -> dict[str, Path]:
@@ -114,7 +114,7 @@ def mask_files(folder: Path) -> dict[str, Path]:
 def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     """Files with one of `suffixes` (in any case) by stem, sorted; hidden ones are ignored."""
     files: dict[str, Path] = {}
-    for path in _visible(folder):
+    for path in sorted(_visible(folder), key=lambda path: path.stem):
         if path.suffix.lower() in suffixes and path.is_file():
             _require(path.stem not in files, f"{folder}: two files for {path.stem}, wanted one")
             files[path.stem] = path
@@ -172,7 +172,7 @@ def _mismatch(source: Path, stems: list[str], folder: Path, masks: Mapping[str, 
 
 
 def _no_frames(source: Path) -> str:
-    return f"{source}: no frames, wanted {', '.join(sorted(FRAME_SUFFIXES))} files"
+    return f"{source}: no frames, wanted {', '.join(sorted(IMAGE_SUFFIXES))} files"
 
 
 def _is_plain(name: str) -> bool:
@@ -244,8 +244,10 @@ def _listed_name(line: str) -> str:
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: can't be read: not UTF-8 text") from None
 
 
 def _read_videos(path: Path) -> dict[str, Any]:
@@ -408,8 +410,8 @@ def discover(video: Path, mask: Path | None = None, long_ids: bool = False) -> l
     """One record for a video file or a folder of frames; several for a folder that holds such files or folders.
 
     mask: a PNG for the first frame, or a folder. For each video that folder may hold `<video>/` with masks named after
-    frames, or `<video>.png` for the first frame; with one video, the masks may lie in it directly. A video without masks
-    has a `problem`.
+    frames, or `<video>.png` for the first frame; with one video, the masks may lie in it directly. A video without
+    masks has a `problem`.
 
     Raises ValueError if a path doesn't exist or holds no video, if two videos share a name, or several one mask.
     """
@@ -436,7 +438,7 @@ def _videos(path: Path) -> dict[str, Path]:
             _is_video(path), f"{path}: got a {path.suffix} file, wanted a video ({', '.join(sorted(VIDEO_SUFFIXES))})"
         )
         return {path.stem: path}
-    if any(entry.suffix.lower() in FRAME_SUFFIXES and entry.is_file() for entry in _visible(path)):
+    if any(entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file() for entry in _visible(path)):
         return {path.resolve().name or "video": path}
     videos: dict[str, Path] = {}
     for entry in _visible(path):
@@ -472,7 +474,7 @@ def _given_record(name: str, source: Path, mask: Path | None, alone: bool) -> Vi
 
 
 def _has_frames(folder: Path) -> bool:
-    return any(path.suffix.lower() in FRAME_SUFFIXES for path in _visible(folder))
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in _visible(folder))
 
 
 def _named_masks(record: VideoRecord, folder: Path) -> VideoRecord:

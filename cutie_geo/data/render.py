@@ -670,7 +670,7 @@ def draw_limb(rng: np.random.Generator, strength: float, density: float, bend: B
     outline = rounded_box(rng) * [0.7, thick] if rng.random() < 0.5 else oval((0.0, 0.0), (0.65, thick))
     limb = draw_part(rng, [Stroke(outline, 255)], density, bend)
     joint = rng.uniform(0.25, 0.5) * np.array([np.cos(angle), np.sin(angle)])
-    swing = draw_wave(rng, 0.3 + 1.2 * strength, (0.25 * cycle, 0.8 * cycle))
+    swing = draw_wave(rng, 2.5 * strength, (0.25 * cycle, 0.8 * cycle))
     return replace(
         limb, joint=joint, pivot=np.array([-0.5, 0.0]), angle=angle, swing=swing, offset=rng.choice([0.985, 1.015])
     )
@@ -893,8 +893,16 @@ def spread(size: int) -> Float[np.ndarray, "size G"]:
 
 
 def to_pixels(controls: Float[np.ndarray, "C G G"], h: int, w: int) -> Float32[np.ndarray, "C h w"]:
-    """Smooth fields from their values on the coarse grid."""
-    return (spread(h) @ controls @ spread(w).T).astype(np.float32)
+    """Smooth fields from their values on the coarse grid.
+
+    In blocks of rows, since OpenBLAS wakes all its threads for products above 2**18: too small to gain from them, and
+    ten times slower when the other cores are busy, as they are under a training run.
+    """
+    down, across = spread(h) @ controls, spread(w).T
+    fields, rows = np.empty((len(controls), h, w), np.float32), max(2**17 // (GRID * w), 1)
+    for i in range(0, h, rows):
+        fields[:, i : i + rows] = down[:, i : i + rows] @ across
+    return fields
 
 
 def knots(start: tuple[int, int], stop: tuple[int, int]) -> Float[np.ndarray, "2 G G"]:

@@ -361,3 +361,15 @@ def _read_given(
     if lost := sorted(set(before) - set(ids)):
         log.warning("%s: objects %s have no pixel left at size %s", mask.path, lost, size)
     return GivenMask(labels, ids) if ids else None
+
+
+def read_video(
+    path: str | Path,
+    first_mask: str | Path | None = None,
+    masks: Mapping[str, Path] | None = None,
+    size: int = -1,
+    workers: int = 0,
+) -> Iterator[Frame]:
+    """Frames of a video file or a folder of images, for `segment_video`; the arguments are those of `read_frames`."""
+    source = open_source(path, workers)
+    return read_frames(source, masks, size, first_mask=None if first_mask is None else Path(first_mask))

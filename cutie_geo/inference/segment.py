@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -39,11 +38,3 @@ def segment_video(tracker: Tracker, frames: Iterable[Frame]) -> Iterator[tuple[s
     for result in segment_frames(tracker, frames):
         yield result.frame.name, result.labels
 
-
-def best_precision(device: torch.device) -> torch.dtype:
-    """Bfloat16 where the device computes with it directly, float32 elsewhere."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu":
-        return torch.bfloat16 if "BF16" in torch.backends.cpu.get_cpu_capability() else torch.float32
-    return torch.float32

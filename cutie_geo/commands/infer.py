@@ -1,0 +1,233 @@
+"""Segment videos: a file, folders of frames, a benchmark, or, asked for nothing, the bundled example."""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from cutie_geo.config import TrackerConfig, build, merge, parse_overrides, preset_names, require, to_dict
+from cutie_geo.data.example import EXAMPLE_CLIP, example_frames, example_masks
+from cutie_geo.data.index import VideoRecord, dataset, dataset_names, discover, mask_files
+from cutie_geo.evaluation.metrics import mean_score, score_folders
+from cutie_geo.inference.run import Report, RunOptions, read_report, run_videos, write_json
+from cutie_geo.model.load import load_model
+from cutie_geo.model.network import CutieGeo
+
+log = logging.getLogger(__name__)
+
+HELP = "segment videos, given masks of their objects"
+DEFAULT_MODEL = "cutie-base"
+DEFAULT_SIZE = 480
+"""Shorter side for a user's own videos: what the models are trained for."""
+VERSIONS = ("cutie_geo", "torch", "timm", "accelerate", "av", "numpy", "pillow", "opencv-python-headless")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to segment (nothing: the bundled example, with its score)")
+    what.add_argument("--video", type=Path, help="a video file, a folder of frames, or a folder of such")
+    what.add_argument(
+        "--mask", type=Path, help="a PNG with object ids for the first frame, or a folder of PNGs named after frames"
+    )
+    what.add_argument("--dataset", metavar="NAME", help=f"a benchmark: {', '.join(dataset_names())}")
+    what.add_argument("--data-root", type=Path, metavar="DIR", help="where the benchmark's files are")
+    what.add_argument("--videos", nargs="+", metavar="NAME", help="only these of several videos")
+    what.add_argument("--long-ids", action="store_true", help="RGB masks hold ids R + 256 G + 65536 B")
+
+    where = parser.add_argument_group("what to write")
+    where.add_argument("--output", type=Path, default=Path("output"), help="folder of the results (default: output)")
+    where.add_argument("--overlay", action="store_true", help="also a video with the masks drawn in")
+    where.add_argument("--fps", type=float, help="frames per second of the overlay (default: the video's, or 24)")
+    where.add_argument("--save-probs", action="store_true", help="also each frame's probabilities, compressed")
+    where.add_argument("--overwrite", action="store_true", help="segment videos again that are complete")
+
+    how = parser.add_argument_group("how")
+    how.add_argument("--model", default=DEFAULT_MODEL, help=f"{', '.join(preset_names())}, or a YAML file")
+    how.add_argument("--weights", default="auto", help="auto (cached or downloaded), none (random), or a file")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    how.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16")
+    how.add_argument(
+        "--size", type=int, help="shrink frames to this shorter side; -1: never (default: 480, or the benchmark's)"
+    )
+    how.add_argument("--workers", type=int, default=2, help="threads that read, and as many that write")
+    how.add_argument("--cpu-threads", type=int, help="threads that compute on the CPU")
+
+    memory = parser.add_argument_group("memory (defaults: the benchmark's, or those of docs/inference.md)")
+    memory.add_argument("--mem-every", type=int, metavar="N", help="every N-th frame enters memory")
+    memory.add_argument("--max-mem-frames", type=int, metavar="N", help="frames in memory without long-term memory")
+    memory.add_argument("--stagger-updates", type=int, metavar="N", help="sensory updates between memory frames")
+    memory.add_argument("--top-k", type=int, metavar="K", help="memory tokens that each position reads")
+    memory.add_argument("--chunk-size", type=int, metavar="N", help="objects at a time; bounds memory")
+    memory.add_argument("--max-internal-size", type=int, metavar="N", help="as --size, without antialiasing")
+    memory.add_argument("--long-term", action=argparse.BooleanOptionalAction, default=None, help="long-term memory")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="any other option, such as long_term.num_prototypes=64"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; return the exit status: 0, or 2 where something could not be segmented."""
+    processes = PartialState()
+    if args.cpu_threads:
+        import torch
+
+        torch.set_num_threads(args.cpu_threads)
+    records, options = plan(args)
+    example = args.video is None and args.dataset is None
+    model = _load(args, processes, fall_back=example)
+    options = replace(options, settings=_settings(args, model))
+    share = records[processes.process_index :: processes.num_processes]
+    reports = run_videos(model, share, args.output, options, position=processes.process_index)
+    processes.wait_for_everyone()
+    if processes.num_processes > 1:
+        reports = [read_report(args.output, record.name) or _lost(record) for record in records]
+    if not processes.is_main_process:
+        return 2 if any("error" in report for report in reports) else 0
+    _write_summary(args, model, options, reports)
+    if example and "error" not in reports[0]:
+        _print_score(args.output)
+    return _conclude(args.output, reports)
+
+
+# --------------------------------------------------------------------------------------------------------- planning
+def plan(args: argparse.Namespace) -> tuple[list[VideoRecord], RunOptions]:
+    """The videos meant and what is done with each. Raises ValueError for arguments that make no sense together."""
+    require(args.video is None or args.dataset is None, "--video and --dataset: wanted one of them")
+    require(args.data_root is None or args.dataset is not None, "--data-root: wanted --dataset with it")
+    require(args.mask is None or args.video is not None, "--mask: wanted --video with it")
+    defaults: dict[str, Any] = {"use_long_term": True}
+    size, single_object = DEFAULT_SIZE, False
+    if args.dataset is not None:
+        require(args.data_root is not None, f"--dataset {args.dataset}: wanted --data-root with it")
+        spec, records = dataset(args.dataset, args.data_root)
+        defaults = {"mem_every": spec.mem_every, "use_long_term": spec.use_long_term}
+        size, single_object = spec.size, spec.single_object
+    elif args.video is not None:
+        records = discover(args.video, args.mask, args.long_ids)
+    else:
+        first = next(iter(mask_files(example_masks()).values()))
+        records = [VideoRecord(EXAMPLE_CLIP, example_frames(), first_mask=first)]
+    options = RunOptions(
+        tracker=_tracker_config(args, defaults),
+        size=size if args.size is None else args.size,
+        overlay=args.overlay,
+        save_probs=args.save_probs,
+        fps=args.fps,
+        workers=args.workers,
+        overwrite=args.overwrite,
+        single_object=single_object,
+    )
+    return _chosen(records, args.videos), options
+
+
+def _chosen(records: Sequence[VideoRecord], names: Sequence[str] | None) -> list[VideoRecord]:
+    if not names:
+        return list(records)
+    known = {record.name for record in records}
+    unknown = [name for name in names if name not in known]
+    require(not unknown, f"--videos: no {', '.join(unknown)} among {len(known)} videos")
+    return [record for record in records if record.name in names]
+
+
+def _tracker_config(args: argparse.Namespace, defaults: dict[str, Any]) -> TrackerConfig:
+    """Tracker options: defaults, then options, then overrides."""
+    options = {
+        "mem_every": args.mem_every,
+        "max_mem_frames": args.max_mem_frames,
+        "stagger_updates": args.stagger_updates,
+        "top_k": args.top_k,
+        "chunk_size": args.chunk_size,
+        "max_internal_size": args.max_internal_size,
+        "use_long_term": args.long_term,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    return build(TrackerConfig, merge(defaults | given, parse_overrides(args.overrides)), "options")
+
+
+def _load(args: argparse.Namespace, processes: PartialState, fall_back: bool) -> CutieGeo:
+    """The model. With `fall_back`, weights that can't be had are replaced by random ones, and that is said loudly."""
+    spread = args.device == "auto" and processes.num_processes > 1
+    device = processes.device if spread else args.device
+    try:
+        with processes.main_process_first():
+            return load_model(args.model, args.weights, device, args.precision)
+    except ValueError as error:
+        if not fall_back or args.weights != "auto":
+            raise
+        log.warning("%s", error)
+        log.warning("going on with RANDOM weights: what follows shows that the program runs, not what it can do")
+        args.weights = "none"
+        return load_model(args.model, "none", device, args.precision)
+
+
+def _settings(args: argparse.Namespace, model: CutieGeo) -> Report:
+    """What, beside the run's options, decides the masks."""
+    return {
+        "model": to_dict(model.config),
+        "weights": args.weights if args.weights in ("auto", "none") else str(Path(args.weights).resolve()),
+        "precision": str(model.precision).removeprefix("torch."),
+        "device": model.device.type,
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- reporting
+def _lost(record: VideoRecord) -> Report:
+    return {"video": record.name, "error": f"{record.name}: no report; its process ended early"}
+
+
+def _write_summary(args: argparse.Namespace, model: CutieGeo, options: RunOptions, reports: list[Report]) -> None:
+    """`run.json`: how the results came about."""
+    summary = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "model": args.model,
+        "settings": options.fingerprint(),
+        "versions": versions(),
+        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
+        "device": str(model.device),
+        "videos": {report["video"]: report for report in reports},
+    }
+    write_json(args.output / "run.json", json.loads(json.dumps(summary, default=str)))
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what results depend on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def _print_score(output: Path) -> None:
+    """The bundled example's J&F against its true masks."""
+    scores = score_folders(example_masks(), output / EXAMPLE_CLIP)
+    for object_id, score in scores.items():
+        print(f"object {object_id}: J {score.j:.3f}  F {score.f:.3f}")
+    mean = mean_score(scores)
+    print(f"J&F {mean.j_and_f:.3f} (J {mean.j:.3f}, F {mean.f:.3f}) against the rendered true masks")
+
+
+def _conclude(output: Path, reports: list[Report]) -> int:
+    """The last lines: what failed, how fast it was, where the results are."""
+    failed = [report for report in reports if "error" in report]
+    fresh = [report for report in reports if "error" not in report and not report.get("skipped")]
+    skipped = len(reports) - len(failed) - len(fresh)
+    for report in failed:
+        print(f"error: {report['error']}", file=sys.stderr)
+    frames, seconds = sum(len(r["seconds_per_frame"]) for r in fresh), sum(r["seconds"] for r in fresh)
+    speed = f", {frames} frames, {frames / seconds:.2f} frames/s" if seconds else ""
+    counts = f"{len(fresh)} segmented{speed}" + (f"; {skipped} already complete" if skipped else "")
+    counts += f"; {len(failed)} of {len(reports)} FAILED" if failed else ""
+    print(f"videos: {counts}\nresults: {output.resolve()}")
+    return 2 if failed else 0
