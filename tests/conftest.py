@@ -14,6 +14,12 @@ from cutie_geo.model.checkpoints import load_weights
 from cutie_geo.model.network import CutieGeo
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of official numbers and real clips, which are not part of the project."""

@@ -65,7 +65,7 @@ def draw(
 
     `ids` are the objects to draw, all by default. An id has the same colour in every picture.
     """
-    out = np.ascontiguousarray(image).copy()
+    out = np.array(image, order="C")
     style = _style(*out.shape[:2])
     shapes = [shape for i in (object_ids(labels) if ids is None else ids) if (shape := _shape_of(labels, i, style))]
     for shape in shapes:
@@ -122,7 +122,7 @@ def _shape_of(labels: np.ndarray, object_id: ObjectId, style: Style) -> Shape | 
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     contours = [contour.reshape(-1, 2) for contour in contours]
     largest = max(contours, key=cv2.contourArea)
-    anchor_x, anchor_y = _middle(largest, mask.shape)
+    anchor_x, anchor_y = _middle(largest, mask)
     outlines = [_smooth(contour + np.array([x, y]), style.smooth) for contour in contours]
     return Shape(object_id, box, mask, outlines, (x + anchor_x, y + anchor_y), cv2.contourArea(largest))
 
@@ -137,14 +137,16 @@ def _smooth(contour: np.ndarray, window: int) -> np.ndarray:
     return np.round(contour * 2.0**SUBPIXEL_BITS).astype(np.int32)
 
 
-def _middle(contour: np.ndarray, size: tuple[int, ...]) -> tuple[float, float]:
-    """x, y of a contour's centre of mass, or where that lies outside of it, of its innermost pixel."""
-    part = cv2.fillPoly(np.zeros(size, np.uint8), [contour], 1)
-    rows, columns = np.nonzero(part)
-    x, y = columns.mean(), rows.mean()
+def _middle(contour: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """x, y of the centre of mass of the part inside `contour`, or where that is not on it, of its innermost pixel."""
+    part = cv2.bitwise_and(cv2.fillPoly(np.zeros_like(mask), [contour], 1), mask)
+    moments = cv2.moments(part, binaryImage=True)
+    x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
     if part[round(y), round(x)]:
-        return float(x), float(y)
-    distance = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        return x, y
+    distance = cv2.distanceTransform(cv2.copyMakeBorder(part, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3)[
+        1:-1, 1:-1
+    ]
     row, column = np.unravel_index(distance.argmax(), part.shape)
     return float(column), float(row)
 
@@ -218,7 +220,7 @@ class OverlayWriter:
     pictures of differing sizes and, at the end, for no picture; OSError naming the file if writing fails.
     """
 
-    def __init__(self, path: str | Path, fps: float) -> None:
+    def __init__(self, path: str | Path, fps: float | int) -> None:
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise ValueError(f"{path}: got a video named {self.path.suffix or 'without suffix'}, wanted .mp4")

@@ -1,7 +1,7 @@
 """Videos in, frames out: a folder of images or a video file, with the masks that belong to its frames."""
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Set
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -263,7 +263,7 @@ def read_frames(
     size: int = -1,
     long_ids: bool = False,
     keep_source: bool = False,
-    keep_ids: Mapping[str, set[ObjectId]] | None = None,
+    keep_ids: Mapping[str, Set[ObjectId]] | None = None,
     first_mask: Path | None = None,
 ) -> Iterator[Frame]:
     """The frames of `source`, with the masks that are given for some of them.
@@ -289,7 +289,7 @@ def read_frames(
 def _place_masks(
     source: FrameFolder | VideoFile,
     masks: Mapping[str, Path],
-    keep_ids: Mapping[str, set[ObjectId]],
+    keep_ids: Mapping[str, Set[ObjectId]],
     first_mask: Path | None,
 ) -> dict[str, _Mask]:
     """The masks by the exact name of their frame."""

@@ -80,9 +80,9 @@ class Tracker:
     @torch.inference_mode()
     def step(
         self,
-        image: Tensor,
+        image: Any,
         mask: Tensor | np.ndarray | None = None,
-        objects: Iterable[ObjectId] | None = None,
+        objects: Iterable[Any] | None = None,
         permanent: bool = False,
         last: bool = False,
     ) -> Float[Tensor, "N1 H W"]:
@@ -111,7 +111,7 @@ class Tracker:
 
     # --------------------------------------------------------------------------------------------- its four parts
     @torch.inference_mode()
-    def encode(self, image: Float[Tensor, "3 H W"]) -> FrameFeatures:
+    def encode(self, image: Any) -> FrameFeatures:
         """The network's view of a frame. Depends on no other frame. The first one sets the video's size."""
         geometry = self._geometry_of(image)
         self.geometry = geometry
@@ -147,7 +147,7 @@ class Tracker:
         self,
         prediction: Prediction | None,
         mask: Tensor | np.ndarray,
-        objects: Iterable[ObjectId] | None = None,
+        objects: Iterable[Any] | None = None,
     ) -> Prediction:
         """`prediction` with a user's mask laid over it: given objects are as given, others keep the pixels it leaves
         free. None as prediction stands for no known objects. Changes nothing: new objects exist once committed."""
@@ -201,7 +201,7 @@ class Tracker:
             raise ValueError(f"labels: got {probs.shape[0]} channels, wanted background + {len(self.registry)} objects")
         return self.registry.paint(probs)
 
-    def remove(self, ids: Iterable[ObjectId]) -> None:
+    def remove(self, ids: Iterable[Any]) -> None:
         """Forget objects, and every trace of them. Raises ValueError for an id that is not tracked."""
         stay = self.registry.remove([_object_id(i) for i in ids])
         remaining = self.registry.ids
@@ -290,7 +290,7 @@ class Tracker:
         internal = internal_size(size, self.config.max_internal_size)
         return Geometry(size, internal, padding_to(internal, self.model.multiple))
 
-    def _geometry_of(self, image: Tensor) -> Geometry:
+    def _geometry_of(self, image: Any) -> Geometry:
         """Checks an image. Raises ValueError unless it is an RGB image of the video's size."""
         if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             shape = f"{tuple(image.shape)} of {image.dtype}" if hasattr(image, "shape") else type(image).__name__
@@ -303,7 +303,7 @@ class Tracker:
         return self.geometry or self._geometry(size)
 
     def _read_mask(
-        self, mask: Tensor | np.ndarray | None, objects: Iterable[ObjectId] | None, geometry: Geometry
+        self, mask: Tensor | np.ndarray | None, objects: Iterable[Any] | None, geometry: Geometry
     ) -> _Given | None:
         """A user's mask at the padded size; None where nothing is given."""
         if mask is None:

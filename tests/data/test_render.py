@@ -7,8 +7,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from cutie_geo.data import render
 from cutie_geo.data.render import SceneConfig, frame_layers, render_clip, render_frames
+from cutie_geo.data.render.camera import DEPTH_RANGE
+from cutie_geo.data.render.plan import arrange
 
 SMALL = SceneConfig(height=72, width=96, frames=16)
 CROWD = replace(SMALL, min_objects=6, max_objects=6, min_size=0.2, max_size=0.4, depth_motion=1.0, motion=1.0)
@@ -39,7 +40,7 @@ def test_seeds_differ(clips):
 
 
 def test_shapes_types_and_ranges(clips):
-    near, far = render.DEPTH_RANGE
+    near, far = DEPTH_RANGE
     for clip in clips:
         assert clip.images.shape == (16, 72, 96, 3)
         assert clip.labels.shape == clip.depth.shape == (16, 72, 96)
@@ -131,7 +132,7 @@ def test_the_depth_order_of_objects_changes_within_some_clip():
     """Some pair has the one order in one frame and the other in another."""
     orders = set()
     for seed in range(12):
-        plan = render.arrange(seed, CROWD)
+        plan = arrange(seed, CROWD)
         for t in range(0, CROWD.frames, 3):
             view = plan.camera.at(t)
             distances = np.array([a.pose(t, view).distance for a in plan.actors[: plan.num_objects]])

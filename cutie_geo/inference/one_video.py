@@ -1,0 +1,219 @@
+"""One video's files in, its results out: reading ahead of the tracker, writing behind it."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int32
+from PIL import Image
+
+from cutie_geo.config import require, to_dict
+from cutie_geo.data.background import Writer, read_ahead
+from cutie_geo.data.index import VideoRecord, with_first_appearances
+from cutie_geo.data.masks import MAX_PALETTE_ID, read_labels, write_labels, write_probs
+from cutie_geo.data.overlay import OverlayWriter, draw
+from cutie_geo.data.video import FrameFolder, VideoFile, open_source, read_frames
+from cutie_geo.inference.options import RunOptions
+from cutie_geo.inference.progress import progress
+from cutie_geo.inference.results import Report, Results, input_digests, refuse_inputs
+from cutie_geo.inference.segment import Segmented, segment_frames
+from cutie_geo.inference.tracker import Tracker
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.structures import Frame
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+DEFAULT_FPS = 24.0
+"""Of overlays over folders of frames, which don't say."""
+PENDING, PENDING_PROBS = 16, 4
+"""Frames that wait to be written; fewer where each holds its probabilities, which are large."""
+
+
+class _Done(NamedTuple):
+    """What came of one frame."""
+
+    name: str
+    size: tuple[int, int]
+    saved: bool
+    seconds: float
+    """Since the frame before, whatever was waited for."""
+
+
+def segment_record(
+    model: CutieGeo, record: VideoRecord, results: Results, options: RunOptions, line: int = 0, leave: bool = True
+) -> Report:
+    """Segment one video into `results`; `line` and `leave` are those of its progress bar.
+
+    Raises ValueError or OSError; frames before the one that failed are written then.
+    """
+    require(record.problem is None, str(record.problem))
+    refuse_inputs(results, record, options)
+    inputs, record = input_digests(record), with_first_appearances(record)
+    source = open_source(record.source, options.workers)
+    frames = read_frames(
+        source, record.masks, options.size, record.long_ids, options.overlay, record.keep_ids, record.first_mask
+    )
+    results.begin(record.name)
+    reset_peak_memory(model.device)
+    tracker, started = Tracker(model, **to_dict(options.tracker)), time.perf_counter()
+    with ExitStack() as stack:
+        film = stack.enter_context(_film(source, record, results, options)) if options.overlay else None
+        save = _Saver(results, record, options, film)
+        bar = progress(source.frames, record.name, "frame", line, leave)
+        done = _segment(tracker, _merged(frames, options.single_object), save, bar)
+    _require_all(record, done)
+    seconds = time.perf_counter() - started
+    return {
+        "video": record.name,
+        "frames": [frame.name for frame in done if frame.saved],
+        "objects": tracker.object_ids,
+        "frame_size": list(done[0].size),
+        "processed_size": list(tracker.geometry.size) if tracker.geometry else None,
+        "settings": options.fingerprint(),
+        "input": inputs,
+        "seconds_per_frame": [round(frame.seconds, 5) for frame in done],
+        "seconds": round(seconds, 3),
+        "frames_per_second": round(len(done) / max(seconds, 1e-9), 3),
+        "memory_bytes": tracker.memory_report(),
+        "peak_memory_bytes": peak_memory(model.device),
+    }
+
+
+def _segment(tracker: Tracker, frames: Iterable[Frame], save: "_Saver", bar: closing | object) -> list[_Done]:
+    """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
+    done: list[_Done] = []
+    with save, closing(read_ahead(frames)) as ahead, bar:  # type: ignore[attr-defined]
+        segmented, last = _UntilFailure(segment_frames(tracker, ahead)), time.perf_counter()
+        for result in segmented:
+            saved = save(result)
+            now = time.perf_counter()
+            done.append(_Done(result.frame.name, result.frame.size, saved, now - last))
+            last = now
+            bar.update()  # type: ignore[attr-defined]
+    if segmented.error is not None:
+        raise segmented.error
+    return done
+
+
+class _UntilFailure:
+    """Frames up to the first that fails. The error is kept for later, so that those before it are written first."""
+
+    def __init__(self, frames: Iterable[Segmented]) -> None:
+        self.frames = frames
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Segmented]:
+        try:
+            yield from self.frames
+        except Exception as error:
+            self.error = error
+
+
+def _require_all(record: VideoRecord, done: list[_Done]) -> None:
+    """Raise ValueError unless there were frames, and all those among them whose results are asked for."""
+    require(bool(done), f"{record.source}: no frames")
+    missing = sorted((record.saved or set()) - {frame.name for frame in done})
+    require(not missing, f"{record.source}: {len(missing)} listed frames are not there, {', '.join(missing[:5])}")
+
+
+def _merged(frames: Iterable[Frame], single_object: bool) -> Iterator[Frame]:
+    """Frames whose masks show one object, if that is asked for; its id is the mask's largest."""
+    for frame in frames:
+        given = frame.given
+        if single_object and given is not None:
+            object_id = max(given.ids)
+            labels = np.where(given.labels > 0, object_id, 0)
+            frame = frame._replace(given=given._replace(labels=labels, ids=(object_id,)))
+        yield frame
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+class _Saver:
+    """Hands a frame's files to threads that write them, and waits for these at the end of its block."""
+
+    def __init__(self, results: Results, record: VideoRecord, options: RunOptions, film: OverlayWriter | None) -> None:
+        self.results, self.record, self.film, self.save_probs = results, record, film, options.save_probs
+        self.palette, self.long_ids = _palette(record), _holds_long_ids(record)
+        self.files = Writer(options.workers, PENDING_PROBS if options.save_probs else PENDING)
+        self.pictures = Writer(1)  # one thread, since a film's pictures have an order
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "_Saver":
+        self.stack.enter_context(self.files)
+        self.stack.enter_context(self.pictures)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def __call__(self, result: Segmented) -> bool:
+        """Write a frame's results; whether it is one of those asked for."""
+        video, frame = self.record.name, result.frame
+        labels = result.labels.to("cpu", torch.int32).numpy()
+        wanted = self.record.saved is None or frame.name in self.record.saved
+        if wanted:
+            path = self.results.labels(video, frame.name)
+            self.files.submit(write_labels, path, labels, self.palette, self.long_ids)
+            if self.save_probs:
+                path = self.results.probs(video, frame.name)
+                self.files.submit(write_probs, path, result.probs.float().cpu(), result.ids)
+        if self.film is not None:
+            self.pictures.submit(_draw_into, self.film, frame, labels)
+        return wanted
+
+
+def _palette(record: VideoRecord) -> bytes | None:
+    """The palette of the first mask given, which the results reuse."""
+    first = record.first_mask or next(iter(record.masks.values()), None)
+    return None if first is None else read_labels(first, record.long_ids).palette
+
+
+def _holds_long_ids(record: VideoRecord) -> bool:
+    """Whether any mask given has an id that only an RGB file can hold: all results of a video are of one kind."""
+    paths = [*record.masks.values(), *([record.first_mask] if record.first_mask else [])]
+    return record.long_ids or any(_largest_id(path) > MAX_PALETTE_ID for path in paths)
+
+
+def _largest_id(path: Path) -> int:
+    """The largest id in a 16-bit mask; 0 for other files, of which nothing more than the head is read."""
+    try:
+        with Image.open(path) as image:
+            deep = image.mode[0] == "I"
+    except Exception:  # a damaged file is reported by name when its frame comes
+        return 0
+    return int(read_labels(path).labels.max()) if deep else 0
+
+
+def _film(source: FrameFolder | VideoFile, record: VideoRecord, results: Results, options: RunOptions) -> OverlayWriter:
+    return OverlayWriter(results.overlay(record.name), options.fps or source.fps or DEFAULT_FPS)
+
+
+def _draw_into(film: OverlayWriter, frame: Frame, labels: Int32[np.ndarray, "H W"]) -> None:
+    assert frame.source is not None, "overlays are drawn over the file's own pixels"
+    film.write(draw(frame.source, labels))
+
+
+# ------------------------------------------------------------------------------------------------------ measurement
+def reset_peak_memory(device: torch.device) -> None:
+    """Start measuring a GPU's peak memory anew; the CPU's can't be."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: of a GPU, the most that was allocated since the last reset; of the CPU, the process's largest size so
+    far, or None where the system doesn't say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024

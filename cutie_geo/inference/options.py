@@ -1,0 +1,41 @@
+"""What a run does with each of its videos."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cutie_geo.config import TrackerConfig, require, to_dict
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is done with each video. Raises ValueError for numbers that can't work."""
+
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    size: int = -1
+    """Frames whose shorter side is longer are shrunk to it; results are written at the files' size. -1 for never."""
+    overlay: bool = False
+    save_probs: bool = False
+    fps: float | None = None
+    """Of overlays; None for the video's own."""
+    workers: int = 2
+    """Threads that read and as many that write."""
+    overwrite: bool = False
+    """Segment complete videos again, and those of other settings."""
+    single_object: bool = False
+    """All labels of a mask are one object."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else decides what the masks will be, such as model and weights."""
+
+    def __post_init__(self) -> None:
+        require(self.size == -1 or self.size >= 16, f"size: got {self.size}, wanted -1 or at least 16 pixels")
+        require(self.workers >= 1, f"workers: got {self.workers}, wanted 1 or more")
+        good_rate = self.fps is None or (self.fps > 0 and math.isfinite(self.fps))
+        require(good_rate, f"fps: got {self.fps}, wanted a positive number")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides what the masks will be, but for the video itself, as it reads after a trip through JSON."""
+        shown = {"size": self.size, "tracker": to_dict(self.tracker), "single_object": self.single_object}
+        return json.loads(json.dumps({**self.settings, **shown}))

@@ -1,0 +1,194 @@
+"""A folder of results: which file lies where, what was done with each video, and what that was made from.
+
+It holds `<video>/<frame>.png` for each video and, where asked for, `overlays/<video>.mp4` and
+`probs/<video>/<frame>.npz`. `.cutie_geo/<video>.json` tells what was done with a video, `run.json` sums them up.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cutie_geo.config import require
+from cutie_geo.data.background import atomic_write
+from cutie_geo.data.index import VideoRecord
+from cutie_geo.inference.options import RunOptions
+
+NOTES = ".cutie_geo"
+"""Hidden folder of the reports, one file for each video."""
+OVERLAYS, PROBS = "overlays", "probs"
+SUMMARY = "run.json"
+SHOWN = 5
+"""Changed settings that an error names."""
+
+Report = dict[str, Any]
+"""What was done with a video: `error` if it failed, `unfinished` if it was begun, all else if it is done."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files under `root`."""
+
+    root: Path
+
+    # ------------------------------------------------------------------------------------------------------- places
+    def labels(self, video: str, frame: str) -> Path:
+        """The label map of a frame."""
+        return self.root / video / f"{frame}.png"
+
+    def probs(self, video: str, frame: str) -> Path:
+        """The probabilities of a frame."""
+        return self.root / PROBS / video / f"{frame}.npz"
+
+    def overlay(self, video: str) -> Path:
+        """The film of a video with its masks drawn in."""
+        return self.root / OVERLAYS / f"{video}.mp4"
+
+    def note(self, video: str) -> Path:
+        """The file of a video's report."""
+        return self.root / NOTES / f"{video}.json"
+
+    # ------------------------------------------------------------------------------------------------------ reports
+    def report(self, video: str) -> Report | None:
+        """What is known of an earlier attempt at a video; None if nothing is."""
+        try:
+            report = json.loads(self.note(video).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return report if isinstance(report, dict) and report.get("video") == video else None
+
+    def reports(self) -> dict[str, Report]:
+        """What is known of every video, by name."""
+        found = {path.stem: self.report(path.stem) for path in sorted((self.root / NOTES).glob("*.json"))}
+        return {video: report for video, report in found.items() if report is not None}
+
+    def keep(self, report: Report) -> None:
+        """Write a video's report. Raises OSError."""
+        write_json(self.note(report["video"]), report)
+
+    def done(self, video: str) -> Report | None:
+        """The report of a video that an earlier call came to the end of; files may have gone missing since."""
+        report = self.report(video)
+        finished = report is not None and "error" not in report and isinstance(report.get("frames"), list)
+        return report if finished else None
+
+    def complete(self, video: str, options: RunOptions) -> Report | None:
+        """The report of a video of which every file that `options` ask for is there; else None."""
+        report = self.done(video)
+        if report is None:
+            return None
+        wanted = [self.labels(video, frame) for frame in report["frames"]]
+        wanted += [self.probs(video, frame) for frame in report["frames"]] if options.save_probs else []
+        wanted += [self.overlay(video)] if options.overlay else []
+        return report if all(path.is_file() for path in wanted) else None
+
+    # ------------------------------------------------------------------------------------------------------ writing
+    def make_writable(self) -> None:
+        """Make the folder. Raises ValueError if that or writing into it fails."""
+        try:
+            (self.root / NOTES).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root / NOTES) as probe:
+                probe.write(b"writable")
+        except OSError as error:
+            raise ValueError(f"{self.root}: results can't be written there: {error.strerror or error}") from None
+
+    def begin(self, video: str) -> None:
+        """Note that a video is unfinished, and remove what an earlier attempt left of it. Raises OSError.
+
+        Without a note of an earlier attempt nothing is removed: the files may be somebody else's.
+        """
+        if self.report(video) is not None:
+            for path in (self.root / video).glob("*.png"):
+                path.unlink()
+            shutil.rmtree(self.root / PROBS / video, ignore_errors=True)
+            self.overlay(video).unlink(missing_ok=True)
+        self.keep({"video": video, "unfinished": True})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------------- what came before
+def refuse_other_settings(results: Results, records: Iterable[VideoRecord], options: RunOptions) -> None:
+    """Raises ValueError if a finished video was made with other settings or from other files, unless `overwrite`."""
+    for record in records:
+        if not options.overwrite and (changed := changes(results, record, options)):
+            more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+            raise ValueError(
+                f"{results.root}: {record.name} was made with other {', '.join(changed[:SHOWN])}{more}; "
+                "wanted the same, another --output, or --overwrite"
+            )
+
+
+def changes(results: Results, record: VideoRecord, options: RunOptions) -> list[str]:
+    """Names of what differs between a finished video and what would be made of it now; none if it isn't finished."""
+    report = results.done(record.name)
+    if report is None:
+        return []
+    before = dict(_flat({**report.get("settings", {}), **report.get("input", {})}))
+    now = dict(_flat({**options.fingerprint(), **input_digests(record)}))
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings with the names of nested ones joined by dots."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def input_digests(record: VideoRecord) -> dict[str, str]:
+    """What tells one input from another: names and sizes of the frames' files, contents of the masks.
+
+    Files that can't be read count as empty: what is wrong with them is said once they are needed.
+    """
+    frames, masks = hashlib.sha256(), hashlib.sha256()
+    for name, size in _frame_files(record.source):
+        frames.update(f"{name} {size}\n".encode())
+    frames.update(repr(None if record.saved is None else sorted(record.saved)).encode())
+    named = [*record.masks.items(), *([("", record.first_mask)] if record.first_mask else [])]
+    for stem, path in named:
+        keep = None if record.keep_ids is None else sorted(record.keep_ids.get(stem, ()))
+        masks.update(f"{stem} {keep} {record.long_ids}\n".encode())
+        masks.update(_bytes(path))
+    return {"frames": frames.hexdigest(), "masks": masks.hexdigest()}
+
+
+def _frame_files(source: Path) -> list[tuple[str, int]]:
+    """Name and size of a video file, or of each visible file of a folder."""
+    try:
+        if source.is_dir():
+            found = [path for path in sorted(source.iterdir()) if not path.name.startswith(".") and path.is_file()]
+            return [(path.name, path.stat().st_size) for path in found]
+        return [(source.name, source.stat().st_size)]
+    except OSError:
+        return []
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def refuse_inputs(results: Results, record: VideoRecord, options: RunOptions) -> None:
+    """Raises ValueError if results would land among the files that they are made from."""
+    masks = [record.first_mask, *record.masks.values()]
+    folders = {path.resolve().parent for path in masks if path is not None}
+    inputs = folders | {record.source.resolve()}
+    targets = [results.root / record.name]
+    targets += [results.root / PROBS / record.name] if options.save_probs else []
+    targets += [results.overlay(record.name)] if options.overlay else []
+    for target in targets:
+        clash = target.resolve() in inputs
+        require(not clash, f"{results.root}: results would overwrite the input in {target}; wanted another --output")

@@ -1,0 +1,399 @@
+"""What a tracker promises about objects, masks, memory and time."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from parity_rules import SMALL_LONG_TERM, synthetic_video
+from torch import Tensor
+
+from cutie_geo.inference.tracker import Tracker
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.structures import MAX_OBJECT_ID
+
+SIZE = (61, 93)
+LONG: dict[str, Any] = {"mem_every": 2, "use_long_term": True, "long_term": SMALL_LONG_TERM}
+
+
+def clip(frames: int) -> tuple[Tensor, Tensor]:
+    images, labels = synthetic_video(*SIZE, frames)
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def run(tracker: Tracker, images: Tensor) -> list[Tensor]:
+    return [tracker.step(image) for image in images]
+
+
+def started(model: CutieGeo, frames: int = 3, ids: Sequence[int] = (1, 2, 3), **options: Any) -> Tracker:
+    """A tracker that has seen some frames of the synthetic clip, the first with a mask."""
+    tracker = Tracker(model, **({"mem_every": 2} | options))
+    images, labels = clip(frames)
+    tracker.step(images[0], torch.stack([labels[0] == i for i in (1, 2, 3)]).float()[: len(ids)], ids)
+    run(tracker, images[1:])
+    return tracker
+
+
+# --------------------------------------------------------------------------------------------------------- output
+def test_probabilities_have_the_frames_size_and_sum_to_one(tiny_model: CutieGeo) -> None:
+    tracker = Tracker(tiny_model)
+    images, labels = clip(4)
+    for t, image in enumerate(images):
+        probs = tracker.step(image, labels[0] if t == 0 else None)
+        assert probs.shape == (4, *SIZE)
+        torch.testing.assert_close(probs.sum(0), torch.ones(SIZE))
+        assert set(tracker.labels(probs).unique().tolist()) <= {0, 1, 2, 3}
+
+
+def test_predicting_changes_nothing(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model, **LONG)
+    features = tracker.encode(clip(4)[0][3])
+    before = tracker.state_dict()
+    first, second = tracker.predict(features), tracker.predict(features)
+    assert torch.equal(first.probs, second.probs)
+    assert_same_state(before, tracker.state_dict())
+
+
+def test_four_parts_make_a_step(tiny_model: CutieGeo) -> None:
+    images, labels = clip(6)
+    whole, parts = started(tiny_model), started(tiny_model)
+    for t in (3, 4, 5):
+        mask = torch.where(labels[t] == 2, 2, 0) if t == 4 else None
+        expected = whole.step(images[t], mask)
+        features = parts.encode(images[t])
+        prediction = parts.predict(features)
+        if mask is not None:
+            prediction = parts.accept(prediction, mask)
+        parts.commit(features, prediction)
+        assert torch.equal(parts.restore(prediction), expected)
+    assert_same_state(whole.state_dict(), parts.state_dict())
+
+
+def test_before_any_object_all_is_background(tiny_model: CutieGeo) -> None:
+    tracker = Tracker(tiny_model)
+    images, labels = clip(5)
+    for image in images[:3]:
+        assert torch.equal(tracker.step(image), torch.ones(1, *SIZE))
+    late = tracker.step(images[3], labels[3])
+    fresh = Tracker(tiny_model).step(images[3], labels[3])
+    assert torch.equal(late, fresh)
+    assert tracker.step(images[4]).shape == (4, *SIZE)
+
+
+def test_larger_frames_are_shrunk_inside_only(tiny_model: CutieGeo) -> None:
+    tracker = Tracker(tiny_model, max_internal_size=32)
+    images, labels = clip(2)
+    tracker.step(images[0], labels[0])
+    assert tracker.memory.banks[0].frame_tokens == 2 * 3
+    assert tracker.step(images[1]).shape == (4, *SIZE)
+
+
+# ------------------------------------------------------------------------------------------------------------ ids
+@pytest.mark.parametrize("ids", [[7, 3, MAX_OBJECT_ID], np.array([7, 3, 9]), torch.tensor([7, 3, 9])])
+def test_ids_of_any_kind_and_order_are_kept(tiny_model: CutieGeo, ids: Any) -> None:
+    tracker = Tracker(tiny_model)
+    images, labels = clip(2)
+    lookup = torch.tensor([0, *[int(i) for i in ids]])
+    probs = tracker.step(images[0], lookup[labels[0]], ids)
+    assert tracker.object_ids == [int(i) for i in ids]
+    assert torch.equal(tracker.labels(probs), lookup[labels[0]])
+
+
+def test_ids_above_float32_survive_the_internal_resize(tiny_model: CutieGeo) -> None:
+    near = [2**24 + 1, 2**24 + 2]
+    tracker = Tracker(tiny_model, max_internal_size=32)
+    images, labels = clip(1)
+    tracker.step(images[0], torch.where(labels[0] == 1, near[0], torch.where(labels[0] == 2, near[1], 0)))
+    assert tracker.object_ids == near
+    assert (tracker.last_mask[0] > 0.5).any(dim=(1, 2)).all()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("bad", [0, -1, MAX_OBJECT_ID + 1, 1.5, "1"])
+def test_impossible_ids_are_refused(tiny_model: CutieGeo, bad: Any) -> None:
+    with pytest.raises(ValueError, match="object id"):
+        Tracker(tiny_model).step(torch.rand(3, *SIZE), torch.ones(SIZE, dtype=torch.long), [bad])
+
+
+def test_the_order_of_known_ids_in_a_later_mask_does_not_matter(tiny_model: CutieGeo) -> None:
+    images, labels = clip(4)
+    one, other = started(tiny_model), started(tiny_model)
+    assert torch.equal(one.step(images[3], labels[3], [1, 2, 3]), other.step(images[3], labels[3], [3, 1, 2]))
+    assert one.object_ids == other.object_ids == [1, 2, 3]
+
+
+# ---------------------------------------------------------------------------------------------------------- masks
+def test_a_mask_of_some_known_objects_leaves_the_others_predicted(tiny_model: CutieGeo) -> None:
+    images, labels = clip(4)
+    predicted = started(tiny_model).step(images[3])
+    tracker = started(tiny_model)
+    given = torch.where(labels[3] == 2, 2, 0)
+    probs = tracker.step(images[3], given)
+    free = given == 0
+    assert bool((tracker.labels(probs)[~free] == 2).all())
+    assert not bool((tracker.labels(probs)[free] == 2).any())
+    # where nothing was given the other objects keep the order of their probabilities
+    assert torch.equal((probs[1] > probs[3])[free], (predicted[1] > predicted[3])[free])
+
+
+def test_a_soft_mask_may_bring_a_new_object_among_known_ones(tiny_model: CutieGeo) -> None:
+    images, labels = clip(5)
+    tracker = started(tiny_model, ids=(1, 2))
+    probs = tracker.step(images[3], (labels[3] == 3)[None].float(), [9])
+    assert tracker.object_ids == [1, 2, 9]
+    assert bool((tracker.labels(probs)[labels[3] == 3] == 9).all())
+    hard = started(tiny_model, ids=(1, 2))
+    assert torch.equal(hard.step(images[3], torch.where(labels[3] == 3, 9, 0)), probs)
+    assert torch.equal(hard.step(images[4]), tracker.step(images[4]))
+
+
+@pytest.mark.parametrize("objects", [None, []])
+def test_an_empty_mask_is_no_mask(tiny_model: CutieGeo, objects: list[int] | None) -> None:
+    image = clip(4)[0][3]
+    plain, empty = started(tiny_model), started(tiny_model)
+    assert torch.equal(plain.step(image), empty.step(image, torch.zeros(SIZE, dtype=torch.long), objects))
+    assert_same_state(plain.state_dict(), empty.state_dict())
+
+
+def test_labels_that_are_not_listed_erase_but_are_no_objects(tiny_model: CutieGeo) -> None:
+    images, labels = clip(4)
+    tracker = started(tiny_model, ids=(1, 2))
+    probs = tracker.step(images[3], labels[3], [1])
+    assert tracker.object_ids == [1, 2]
+    assert bool((tracker.labels(probs)[labels[3] == 3] == 0).all())
+
+
+def test_replacing_all_objects_gives_the_mask_back(tiny_model: CutieGeo) -> None:
+    images, labels = clip(4)
+    tracker = started(tiny_model)
+    assert torch.equal(tracker.labels(tracker.step(images[3], labels[3])), labels[3])
+
+
+@pytest.mark.parametrize(
+    ("mask", "objects", "complaint"),
+    [
+        (torch.zeros(10, 10, dtype=torch.long), None, "mask: got size"),
+        (torch.zeros(SIZE), None, "label map: got"),
+        (torch.zeros(2, *SIZE), [1], "one for each of the 1 objects"),
+        (torch.full((1, *SIZE), 1.5), [1], "outside"),
+        (torch.full((1, *SIZE), float("nan")), [1], "outside"),
+        (torch.ones(SIZE, dtype=torch.long), [1, 1], "each id once"),
+        (None, [1], "without a mask"),
+    ],
+)
+def test_masks_that_make_no_sense_are_refused_and_change_nothing(
+    tiny_model: CutieGeo, mask: Tensor | None, objects: list[int] | None, complaint: str
+) -> None:
+    tracker = started(tiny_model)
+    before = tracker.state_dict()
+    with pytest.raises(ValueError, match=complaint):
+        tracker.step(clip(4)[0][3], mask, objects)
+    assert_same_state(before, tracker.state_dict())
+
+
+def test_frames_of_another_size_or_kind_are_refused(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model)
+    with pytest.raises(ValueError, match="one tracker is for one size"):
+        tracker.step(torch.rand(3, 64, 64))
+    for bad in (torch.rand(1, *SIZE), torch.randint(0, 255, (3, *SIZE)), np.zeros((3, *SIZE), np.float32)):
+        with pytest.raises(ValueError, match="wanted a tensor"):
+            tracker.step(bad)  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------------------------------- removal
+@pytest.mark.parametrize("options", [{"mem_every": 2}, LONG], ids=["working", "long term"])
+@pytest.mark.parametrize("gone", [[1], [2], [3], [1, 3]])
+def test_a_removed_object_leaves_no_trace(tiny_model: CutieGeo, options: dict[str, Any], gone: list[int]) -> None:
+    """No trace: every store of the survivors equals the full store without the removed objects' rows, and so the next
+    prediction is that of a tracker whose stores never had such rows."""
+    images, labels = clip(12)
+    tracker, never = Tracker(tiny_model, **options), Tracker(tiny_model, **options)
+    for t in range(10):
+        mask = torch.where(labels[t] < 3, labels[t], 0) if t == 0 else None
+        if t == 5:
+            mask = torch.where(labels[t] == 3, 3, 0)
+        tracker.step(images[t], mask)
+    state = tracker.state_dict()
+    stay = [slot for slot, i in enumerate(tracker.object_ids) if i not in gone]
+    never.load_state_dict(without_rows(state, stay))
+    tracker.remove(gone)
+    assert tracker.object_ids == [i for i in (1, 2, 3) if i not in gone]
+    for image in images[10:]:
+        assert torch.equal(tracker.step(image), never.step(image))
+    assert all(set(bank.ids).isdisjoint(gone) and bank.ids for bank in tracker.memory.banks)
+
+
+def without_rows(state: dict[str, Any], stay: list[int]) -> dict[str, Any]:
+    """A state from which the rows of all slots but `stay` are cut out by hand."""
+    ids = [state["objects"][slot] for slot in stay]
+    memory = state["memory"]
+    banks = []
+    for bank in memory["banks"]:
+        rows = [row for row, i in enumerate(bank["ids"]) if i in ids]
+        if rows:
+            tokens = bank["tokens"] | {"value": bank["tokens"]["value"][:, rows]}
+            banks.append(bank | {"ids": [bank["ids"][row] for row in rows], "tokens": tokens})
+    parts = {"sensory": memory["sensory"][:, stay], "summary": memory["summary"][:, stay]}
+    return state | {
+        "objects": ids,
+        "last_mask": state["last_mask"][:, stay],
+        "memory": {"ids": ids, "banks": banks, **parts},
+    }
+
+
+def test_a_removed_and_given_again_object_starts_afresh(tiny_model: CutieGeo) -> None:
+    images, labels = clip(5)
+    tracker = started(tiny_model)
+    tracker.remove([1, 2, 3])
+    assert tracker.object_ids == []
+    assert torch.equal(tracker.step(images[3]), torch.ones(1, *SIZE))
+    again = tracker.step(images[4], labels[4])
+    fresh = Tracker(tiny_model)
+    assert torch.equal(again, fresh.step(images[4], labels[4]))
+    assert_same_state(tracker.memory.state_dict(), fresh.memory.state_dict())
+
+
+def test_removing_what_is_not_there_is_an_error_that_changes_nothing(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model)
+    with pytest.raises(ValueError, match=r"\[8\]"):
+        tracker.remove([1, 8])
+    assert tracker.object_ids == [1, 2, 3]
+
+
+# ------------------------------------------------------------------------------------------------ chunks and reads
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_chunks_of_objects_change_no_value(tiny_model: CutieGeo, chunk: int) -> None:
+    images, labels = clip(6)
+    whole, chunked = Tracker(tiny_model, mem_every=2), Tracker(tiny_model, mem_every=2, chunk_size=chunk)
+    for t, image in enumerate(images):
+        mask = labels[0] if t == 0 else None
+        torch.testing.assert_close(whole.step(image, mask), chunked.step(image, mask), rtol=0, atol=1e-6)
+
+
+def test_fewer_tokens_than_top_k_are_all_read(tiny_model: CutieGeo) -> None:
+    images, labels = torch.rand(2, 3, 32, 32), torch.ones(32, 32, dtype=torch.long)
+    probs = []
+    for top_k in (4, 30, 10**6):
+        tracker = Tracker(tiny_model, top_k=top_k)
+        tracker.step(images[0], labels)
+        probs.append(tracker.step(images[1]))
+    assert all(torch.equal(p, probs[0]) for p in probs)
+
+
+# ----------------------------------------------------------------------------------------------------------- state
+@pytest.mark.parametrize("options", [{"mem_every": 2}, LONG], ids=["working", "long term"])
+def test_a_resumed_video_goes_on_bit_for_bit(tiny_model: CutieGeo, options: dict[str, Any]) -> None:
+    images, labels = clip(14)
+    straight = Tracker(tiny_model, **options)
+    expected = [straight.step(image, labels[0] if t == 0 else None) for t, image in enumerate(images)]
+    first = Tracker(tiny_model, **options)
+    for t, image in enumerate(images[:9]):
+        first.step(image, labels[0] if t == 0 else None)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = Tracker(tiny_model)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert second.memory_report() == first.memory_report()
+    for t in range(9, 14):
+        assert torch.equal(second.step(images[t]), expected[t])
+
+
+def test_a_saved_state_does_not_follow_the_tracker(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model, **LONG)
+    state = tracker.state_dict()
+    file = io.BytesIO()
+    torch.save(state, file)
+    run(tracker, clip(8)[0][3:])
+    file.seek(0)
+    assert_same_state(state, torch.load(file, weights_only=True))
+
+
+def test_states_that_are_none_are_refused(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model)
+    state = tracker.state_dict()
+    with pytest.raises(ValueError, match="missing memory"):
+        tracker.load_state_dict({name: value for name, value in state.items() if name != "memory"})
+    other = state | {"memory": state["memory"] | {"summary": torch.zeros(1, 3, 16, 257)}}
+    with pytest.raises(ValueError, match="another model"):
+        tracker.load_state_dict(other)
+    assert tracker.object_ids == [1, 2, 3]
+
+
+def test_streaming_and_two_runs_agree_bit_for_bit(tiny_model: CutieGeo) -> None:
+    first, second = (run(started(tiny_model), clip(8)[0][3:]) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+# ----------------------------------------------------------------------------------------------- clearing and options
+def test_reset_forgets_objects_too(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model)
+    tracker.reset()
+    image, mask = torch.rand(3, 40, 50), torch.ones(40, 50, dtype=torch.long)
+    fresh = Tracker(tiny_model, mem_every=2)
+    assert torch.equal(tracker.step(image, mask), fresh.step(image, mask))
+    assert tracker.object_ids == [1]
+
+
+def test_forgetting_recent_frames_keeps_the_pinned_one(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model, frames=7, **LONG)
+    tracker.forget_recent()
+    (bank,) = tracker.memory.banks
+    assert (bank.num_long, bank.num_pinned, bank.num_recent) == (0, 24, 0)
+    assert tracker.step(clip(8)[0][7]).shape == (4, *SIZE)
+
+
+def test_forgetting_sensory_memory_is_followed_by_a_prediction(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model)
+    tracker.forget_sensory()
+    assert not tracker.memory.sensory.any()  # type: ignore[union-attr]
+    assert tracker.step(clip(4)[0][3]).shape == (4, *SIZE)
+
+
+def test_a_changed_interval_changes_the_sensory_frames(tiny_model: CutieGeo) -> None:
+    tracker = Tracker(tiny_model, mem_every=5)
+    assert tracker._sensory_frames() == {1, 2, 3, 4, 5}
+    tracker.configure(mem_every=10)
+    assert tracker._sensory_frames() == {1, 3, 6, 8, 10}
+    tracker.configure(mem_every=15)
+    assert tracker._sensory_frames() == {1, 4, 8, 12, 15}
+
+
+def test_long_term_memory_can_not_be_switched_in_mid_video(tiny_model: CutieGeo) -> None:
+    with pytest.raises(ValueError, match="use_long_term"):
+        started(tiny_model).configure(use_long_term=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mem_evry": 3}, {"mem_every": 0}, {"top_k": 2.5}, {"use_long_term": 1}, {"long_term": {"min_mem_frames": 1}}],
+)
+def test_options_that_make_no_sense_are_refused(tiny_model: CutieGeo, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Tracker"):
+        Tracker(tiny_model, **options)
+
+
+def test_objects_given_on_the_last_frame_can_not_be_followed(tiny_model: CutieGeo) -> None:
+    tracker = Tracker(tiny_model)
+    images, labels = clip(2)
+    tracker.step(images[0], labels[0], last=True)
+    assert tracker.memory_report()["working"] == 0
+    with pytest.raises(ValueError, match="last=True"):
+        tracker.step(images[1])
+
+
+def assert_same_state(one: Any, other: Any) -> None:
+    """Equal in structure and, for tensors, bit for bit."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_same_state(one[name], other[name])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other):
+            assert_same_state(a, b)
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
