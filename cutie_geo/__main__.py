@@ -2,50 +2,102 @@
 
 import argparse
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from types import ModuleType
+from typing import Any, NoReturn
 
 from cutie_geo.commands import bench, doctor, download, infer
+from cutie_geo.inference.run import reason
 
 COMMANDS: dict[str, ModuleType] = {"infer": infer, "bench": bench, "download": download, "doctor": doctor}
+PROGRAM = "cutie-geo"
 
 FAILED = 2
 """Exit status of everything a user can put right, as of argparse's own errors."""
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses after SIGINT and SIGTERM, as shells give them."""
+
+log = logging.getLogger(__name__)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that complains in one line, takes no abbreviations and knows near misses."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        unknown = [word for word in unknown if word not in self._option_string_actions]
+        near = [match for word in unknown for match in get_close_matches(word, self._option_string_actions, n=1)]
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        self.exit(FAILED, f"error: {message}{hint} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="cutie-geo", description="Video object segmentation with long-term memory.")
+    """Run one command; return its exit status. Exits as argparse does after --help and wrong options."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return run_one(argv[0], argv[1:], f"{PROGRAM} {argv[0]}")
+    parser = Parser(prog=PROGRAM, description="Video object segmentation with long-term memory.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
-        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.HELP))
-    return execute(parser, argv)
+        commands.add_parser(name, help=command.HELP)
+    parser.parse_args(argv)
+    raise AssertionError("known commands are run above")
 
 
-def run_one(name: str, argv: Sequence[str] | None = None) -> int:
-    """One command as a program of its own: what `infer.py` calls."""
+def run_one(name: str, argv: Sequence[str] | None = None, program: str | None = None) -> int:
+    """One command as a program of its own, which is what `infer.py` calls; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
     command = COMMANDS[name]
-    parser = argparse.ArgumentParser(description=command.HELP)
+    parser = Parser(prog=program, description=command.HELP)
     command.add_arguments(parser)
-    parser.set_defaults(command=name)
-    return execute(parser, argv)
+    args = parser.parse_intermixed_args(argv)
+    args.command_line = [parser.prog, *argv]
+    return execute(command, args)
 
 
-def execute(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    """Parse and run. What the user can put right comes out as one line; an interruption says how to go on."""
-    args = parser.parse_intermixed_args(argv) if parser.get_default("command") else parser.parse_args(argv)
+def execute(command: ModuleType, args: argparse.Namespace) -> int:
+    """Run a command. What the user can put right comes out as one line; an interruption says how to go on."""
     level = logging.INFO if getattr(args, "verbose", False) else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        return COMMANDS[args.command].run(args)
+        with _sigterm_as_interrupt():
+            return command.run(args)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {reason(error, PROGRAM)}", file=sys.stderr)
+        log.info("where that came from:", exc_info=True)
         return FAILED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: leave as cleanly as after Ctrl-C."""
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM raises Terminated within the block; only a main thread may set that up, others run as they are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

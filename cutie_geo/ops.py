@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -101,7 +101,15 @@ def in_object_chunks(fn: Callable[..., tuple[Tensor, ...]], *per_object: Tensor,
     if chunk < 1 or chunk >= count:
         return fn(*per_object)
     parts = [_chunk(fn, part) for part in zip(*(x.split(chunk, dim=1) for x in per_object))]
-    return tuple(torch.cat(outputs, dim=1) for outputs in zip(*parts))
+    return tuple(_joined(outputs) for outputs in zip(*parts))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """`parts` one after another along the object axis. Feature maps (B, N, C, h, w) keep their channels last in memory:
+    another order would mean other kernels, and other rounding, than without chunks."""
+    if parts[0].ndim < 5:
+        return torch.cat(parts, dim=1)
+    return torch.cat([part.permute(0, 1, 3, 4, 2) for part in parts], dim=1).permute(0, 1, 4, 2, 3)
 
 
 LONE_CONVOLUTION = 20480
@@ -112,7 +120,7 @@ def _chunk(fn: Callable[..., tuple[Tensor, ...]], part: tuple[Tensor, ...]) -> t
     """`fn(*part)`; a small object that is alone goes in twice, so that it meets the kernels it would meet in company."""
     first = part[0]
     if first.shape[:2] == (1, 1) and not first.is_cuda and first.numel() <= LONE_CONVOLUTION:
-        return tuple(output[:, :1] for output in fn(*(x.expand(-1, 2, *x.shape[2:]) for x in part)))
+        return tuple(output[:, :1] for output in fn(*(_joined([x, x]) for x in part)))
     return fn(*part)
 
 
@@ -169,17 +177,25 @@ def similarity(
 ) -> Float[Tensor, "B P M"]:
     """How well memory token m matches query position p: `-s_m sum_c e_pc (k_mc - q_pc)^2 / sqrt(CK)`, at most 0.
 
-    The square is expanded and all its terms are one matrix product, so that the large P x M result is written once.
-    Float32 whatever the autocast: the expanded square cancels badly in half precision.
+    To be run without autocast: the expanded square cancels badly in half precision.
     Source: XMem's anisotropic L2 (Cheng and Schwing, ECCV 2022); Cutie specification, section 4.1.
     """
-    with full_precision(query):
-        query, selection, key = query.float(), selection.float(), key.float()
-        scale = shrinkage.float() / math.sqrt(query.shape[-1])
-        weighted = query * selection
-        asked = torch.cat([-selection, 2 * weighted, -(weighted * query).sum(-1, keepdim=True)], dim=-1)
-        stored = torch.cat([key.square() * scale, key * scale, scale], dim=-1)
-        return asked @ stored.transpose(-1, -2)
+    asked, stored = similarity_factors(query, selection, key, shrinkage)
+    return asked @ stored.transpose(-1, -2)
+
+
+def similarity_factors(
+    query: Float[Tensor, "B P CK"],
+    selection: Float[Tensor, "B P CK"],
+    key: Float[Tensor, "B M CK"],
+    shrinkage: Float[Tensor, "B M 1"],
+) -> tuple[Float[Tensor, "B P F"], Float[Tensor, "B M F"]]:
+    """Two matrices whose product is the similarity: the square is expanded and each of its terms is a share of the
+    inner dimension, so that nothing is done to the large P x M result but to write it once."""
+    scale = shrinkage / math.sqrt(query.shape[-1])
+    weighted = query * selection
+    asked = torch.cat([-selection, 2 * weighted, -(weighted * query).sum(-1, keepdim=True)], dim=-1)
+    return asked, torch.cat([key.square() * scale, key * scale, scale], dim=-1)
 
 
 def read_dense(
@@ -189,21 +205,43 @@ def read_dense(
     return affinity.unsqueeze(1) @ value, affinity.sum(dim=1)
 
 
-def read_top_k(
-    scores: Float[Tensor, "B P M"], value: Float[Tensor, "B N M CV"], k: int
-) -> tuple[Float[Tensor, "B N P CV"], Float[Tensor, "B M"]]:
-    """As `read_dense` with a softmax over each position's `k` best tokens alone (all of them if there are fewer).
+SCORES_AT_ONCE = {"cpu": 2**21, "cuda": 2**28}
+"""Similarities held at a time, by device: on a CPU they stay in its cache between being computed and being ranked."""
 
-    Only the kept rows are gathered: P * k of them an object instead of a product with a P x M matrix of zeros.
-    Source: Cutie specification, section 4.2; the maximum is subtracted, so no score is too low.
+
+def top_k_affinity(
+    query: Float[Tensor, "B P CK"],
+    selection: Float[Tensor, "B P CK"],
+    key: Float[Tensor, "B M CK"],
+    shrinkage: Float[Tensor, "B M 1"],
+    k: int,
+) -> tuple[Float[Tensor, "B P K"], Int[Tensor, "B P K"]]:
+    """Each position's `k` most similar tokens (all of them if there are fewer): the softmax over their similarities, and
+    which they are. Positions are taken in blocks, so that the P x M similarities are never all there.
+
+    Source: Cutie specification, section 4.2; the maximum is subtracted, so no similarity is too low.
     """
-    best, index = scores.topk(min(k, scores.shape[-1]), dim=-1, sorted=False)
-    weight = best.softmax(dim=-1)
+    asked, stored = similarity_factors(query, selection, key, shrinkage)
+    tokens = stored.shape[-2]
+    block = max(SCORES_AT_ONCE.get(query.device.type, 2**26) // (tokens * len(query)), 1)
+    best = [
+        (rows @ stored.transpose(-1, -2)).topk(min(k, tokens), dim=-1, sorted=False) for rows in asked.split(block, 1)
+    ]
+    weight = torch.cat([scores for scores, _ in best], dim=1).softmax(dim=-1)
+    return weight, torch.cat([index for _, index in best], dim=1)
+
+
+def read_sparse(
+    weight: Float[Tensor, "B P K"], index: Int[Tensor, "B P K"], value: Float[Tensor, "B N M CV"]
+) -> tuple[Float[Tensor, "B N P CV"], Float[Tensor, "B M"]]:
+    """As `read_dense`, of `top_k_affinity`: only the kept rows are gathered, P * K of them an object, instead of a
+    product with a P x M matrix of zeros."""
     read = [
         torch.stack([F.embedding_bag(i, v, per_sample_weights=w, mode="sum") for v in values])
         for i, w, values in zip(index, weight, value)
     ]
-    usage = torch.stack([_sum_by_index(i.flatten(), w.flatten(), scores.shape[-1]) for i, w in zip(index, weight)])
+    tokens = value.shape[-2]
+    usage = torch.stack([_sum_by_index(i.flatten(), w.flatten(), tokens) for i, w in zip(index, weight)])
     return torch.stack(read), usage
 
 

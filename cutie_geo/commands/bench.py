@@ -2,25 +2,25 @@
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cutie_geo.commands.infer import DEFAULT_MODEL, versions
+from cutie_geo.commands.infer import DEFAULT_MODEL, device_name, versions
 from cutie_geo.config import TrackerConfig, build, merge, parse_overrides, preset_names, require, to_dict
 from cutie_geo.data.render import SceneConfig, render_frames
-from cutie_geo.inference.run import peak_memory, write_json
+from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
+from cutie_geo.inference.results import write_json
 from cutie_geo.inference.tracker import Tracker
-from cutie_geo.model.load import load_model
+from cutie_geo.model.load import load_model, resolve_device, resolve_precision
 from cutie_geo.model.network import CutieGeo
 
 HELP = "measure seconds per frame and memory"
@@ -45,13 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure every combination; return the exit status."""
-    if args.cpu_threads:
-        torch.set_num_threads(args.cpu_threads)
-    options = to_dict(build(TrackerConfig, merge({}, parse_overrides(args.overrides)), "options"))
-    require(min(args.frames) >= WARM_UP + 2, f"--frames: got {min(args.frames)}, wanted at least {WARM_UP + 2}")
-    require(min(args.objects) >= 1, f"--objects: got {min(args.objects)}, wanted 1 or more")
+    options = _checked(args)
     sizes = [_size(text) for text in args.size]
-    facts = machine(args.device)
+    facts = machine(resolve_device(args.device))
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     print(f"{'precision':>9} {'size':>9} {'objects':>7} {'frames':>6} {'first s':>8} {'s/frame':>8} {'p95':>8} "
           f"{'frames/s':>8} {'peak MiB':>9} {'held MiB':>9}")  # fmt: skip
@@ -62,9 +58,36 @@ def run(args: argparse.Namespace) -> int:
             rows.append(measure(model, options, size, objects, frames))
             print(_line(rows[-1]), flush=True)
     if args.json:
-        write_json(args.json, {"machine": facts, "model": args.model, "options": options, "rows": rows})
+        write_json(args.json, _report(args, facts, options, rows))
         print(f"results: {args.json.resolve()}")
     return 0
+
+
+def _checked(args: argparse.Namespace) -> dict[str, Any]:
+    """The tracker's options. Raises ValueError for any argument that would stop the measurement half-way."""
+    if args.cpu_threads is not None:
+        require(args.cpu_threads >= 1, f"--cpu-threads: got {args.cpu_threads}, wanted 1 or more")
+        torch.set_num_threads(args.cpu_threads)
+    require(min(args.frames) >= WARM_UP + 2, f"--frames: got {min(args.frames)}, wanted at least {WARM_UP + 2}")
+    require(min(args.objects) >= 1, f"--objects: got {min(args.objects)}, wanted 1 or more")
+    for precision in args.precision:
+        resolve_precision(precision, resolve_device(args.device))
+    for text, objects in itertools.product(args.size, args.objects):
+        _regions(_size(text), objects)
+    return to_dict(build(TrackerConfig, merge({}, parse_overrides(args.overrides)), "options"))
+
+
+def _report(args: argparse.Namespace, facts: dict[str, str], options: dict[str, Any], rows: list[Row]) -> Row:
+    """All that is needed to read the numbers, and to measure them again."""
+    return {
+        "command": args.command_line,
+        "machine": facts,
+        "versions": versions(),
+        "model": args.model,
+        "weights": args.weights,
+        "options": options,
+        "rows": rows,
+    }
 
 
 @torch.inference_mode()
@@ -72,8 +95,7 @@ def measure(model: CutieGeo, options: dict[str, Any], size: tuple[int, int], obj
     """Time every frame of a rendered video, the tracker's work alone: reading and writing files is not in it."""
     tracker, seconds = Tracker(model, **options), []
     _synchronise(model.device)
-    if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
+    reset_peak_memory(model.device)
     for t, image in enumerate(_images(size, frames)):
         mask = _regions(size, objects) if t == 0 else None
         start = time.perf_counter()
@@ -100,15 +122,12 @@ def measure(model: CutieGeo, options: dict[str, Any], size: tuple[int, int], obj
     }
 
 
-def machine(device: str) -> dict[str, str]:
-    """What the numbers were measured on, and how."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() and device in ("auto", "cuda") else "none used"
+def machine(device: torch.device) -> dict[str, str]:
+    """What the numbers are measured on."""
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": device_name(device),
         "cpu": f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "gpu": gpu,
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": json.dumps(versions()),
+        "system": f"{platform.system()} {platform.machine()}, torch {version('torch')}",
     }
 
 
@@ -127,7 +146,10 @@ def _images(size: tuple[int, int], frames: int) -> Iterator[torch.Tensor]:
 
 
 def _regions(size: tuple[int, int], objects: int) -> torch.Tensor:
-    """A label map with `objects` discs: speed depends on their number, not on what they show."""
+    """A label map with `objects` discs: speed depends on their number, not on what they show.
+
+    Raises ValueError if there is no room for so many.
+    """
     columns = int(np.ceil(np.sqrt(objects)))
     rows = -(-objects // columns)
     y, x = np.mgrid[: size[0], : size[1]]
@@ -135,6 +157,8 @@ def _regions(size: tuple[int, int], objects: int) -> torch.Tensor:
     for i in range(objects):
         cy, cx = (i // columns + 0.5) * size[0] / rows, (i % columns + 0.5) * size[1] / columns
         labels[(y - cy) ** 2 + (x - cx) ** 2 < (0.35 * min(size[0] / rows, size[1] / columns)) ** 2] = i + 1
+    shown = len(np.unique(labels)) - 1
+    require(shown == objects, f"--objects: got {objects}, of which {size[0]}x{size[1]} pixels show {shown}")
     return torch.from_numpy(labels)
 
 

@@ -1,26 +1,31 @@
 """Segment videos: a file, folders of frames, a benchmark, or, asked for nothing, the bundled example."""
 
 import argparse
-import json
 import logging
 import os
 import platform
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+import torch
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cutie_geo.config import TrackerConfig, build, merge, parse_overrides, preset_names, require, to_dict
+from cutie_geo.commands.processes import Processes
+from cutie_geo.config import TrackerConfig, build, merge, model_config, parse_overrides, preset_names, require, to_dict
 from cutie_geo.data.example import EXAMPLE_CLIP, example_frames, example_masks
 from cutie_geo.data.index import VideoRecord, dataset, dataset_names, discover, mask_files
 from cutie_geo.evaluation.metrics import mean_score, score_folders
-from cutie_geo.inference.run import Report, RunOptions, read_report, run_videos, write_json
+from cutie_geo.inference.options import RunOptions
+from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
+from cutie_geo.inference.run import open_results, run_videos
 from cutie_geo.model.load import load_model
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.model.weights import digest
 
 log = logging.getLogger(__name__)
 
@@ -76,38 +81,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; return the exit status: 0, or 2 where something could not be segmented."""
-    processes = PartialState()
-    if args.cpu_threads:
-        import torch
-
+    if args.cpu_threads is not None:
+        require(args.cpu_threads >= 1, f"--cpu-threads: got {args.cpu_threads}, wanted 1 or more")
         torch.set_num_threads(args.cpu_threads)
     records, options = plan(args)
-    example = args.video is None and args.dataset is None
-    model = _load(args, processes, fall_back=example)
+    processes = Processes(args.device)
+    model = _load(args, processes)
     options = replace(options, settings=_settings(args, model))
-    share = records[processes.process_index :: processes.num_processes]
-    reports = run_videos(model, share, args.output, options, position=processes.process_index)
-    processes.wait_for_everyone()
-    if processes.num_processes > 1:
-        reports = [read_report(args.output, record.name) or _lost(record) for record in records]
-    if not processes.is_main_process:
-        return 2 if any("error" in report for report in reports) else 0
-    _write_summary(args, model, options, reports)
-    if example and "error" not in reports[0]:
-        _print_score(args.output)
-    return _conclude(args.output, reports)
+    if _is_example(args):  # a demonstration, which may be shown again in another way
+        changed = changes(Results(args.output), records[0], options)
+        options = replace(options, overwrite=options.overwrite or bool(changed))
+    results = open_results(args.output, records, options)
+    processes.wait()  # all have seen what was there before one changes it
+    started = time.perf_counter()
+    with logging_redirect_tqdm():
+        reports = run_videos(model, processes.share(records), results, options, processes.index)
+    reports = _in_order(records, processes.gather(reports))
+    if processes.is_main:
+        _report(args, model, options, results, reports, time.perf_counter() - started)
+    processes.leave()
+    return 2 if any("error" in report for report in reports) else 0
+
+
+def _is_example(args: argparse.Namespace) -> bool:
+    return args.video is None and args.dataset is None
 
 
 # --------------------------------------------------------------------------------------------------------- planning
 def plan(args: argparse.Namespace) -> tuple[list[VideoRecord], RunOptions]:
     """The videos meant and what is done with each. Raises ValueError for arguments that make no sense together."""
-    require(args.video is None or args.dataset is None, "--video and --dataset: wanted one of them")
-    require(args.data_root is None or args.dataset is not None, "--data-root: wanted --dataset with it")
-    require(args.mask is None or args.video is not None, "--mask: wanted --video with it")
+    _require_sense(args)
     defaults: dict[str, Any] = {"use_long_term": True}
     size, single_object = DEFAULT_SIZE, False
     if args.dataset is not None:
-        require(args.data_root is not None, f"--dataset {args.dataset}: wanted --data-root with it")
         spec, records = dataset(args.dataset, args.data_root)
         defaults = {"mem_every": spec.mem_every, "use_long_term": spec.use_long_term}
         size, single_object = spec.size, spec.single_object
@@ -127,6 +133,20 @@ def plan(args: argparse.Namespace) -> tuple[list[VideoRecord], RunOptions]:
         single_object=single_object,
     )
     return _chosen(records, args.videos), options
+
+
+def _require_sense(args: argparse.Namespace) -> None:
+    """Raises ValueError for arguments that exclude or lack each other, and for one that is none."""
+    stray = [item for item in args.overrides if "=" not in item]
+    require(not stray, f"{' '.join(stray)}: wanted an option such as --video before it, or key=value")
+    require(args.video is None or args.dataset is None, "--video and --dataset: wanted one of them")
+    require(args.mask is None or args.video is not None, "--mask: wanted --video with it")
+    require(not args.long_ids or args.video is not None, "--long-ids: wanted --video with it")
+    require(args.data_root is None or args.dataset is not None, "--data-root: wanted --dataset with it")
+    known = args.dataset is None or args.dataset in dataset_names()
+    require(known, f"--dataset: got {args.dataset}, wanted one of {', '.join(dataset_names())}")
+    require(args.dataset is None or args.data_root is not None, f"--dataset {args.dataset}: wanted --data-root with it")
+    require(args.fps is None or args.overlay, "--fps: wanted --overlay with it")
 
 
 def _chosen(records: Sequence[VideoRecord], names: Sequence[str] | None) -> list[VideoRecord]:
@@ -153,49 +173,81 @@ def _tracker_config(args: argparse.Namespace, defaults: dict[str, Any]) -> Track
     return build(TrackerConfig, merge(defaults | given, parse_overrides(args.overrides)), "options")
 
 
-def _load(args: argparse.Namespace, processes: PartialState, fall_back: bool) -> CutieGeo:
-    """The model. With `fall_back`, weights that can't be had are replaced by random ones, and that is said loudly."""
-    spread = args.device == "auto" and processes.num_processes > 1
-    device = processes.device if spread else args.device
+def _load(args: argparse.Namespace, processes: Processes) -> CutieGeo:
+    """The model. For the example, weights that can't be had are replaced by random ones, and that is said loudly."""
+    device = processes.device(args.device)
     try:
-        with processes.main_process_first():
-            return load_model(args.model, args.weights, device, args.precision)
+        return load_model(args.model, args.weights, device, args.precision)
     except ValueError as error:
-        if not fall_back or args.weights != "auto":
+        if not _is_example(args) or args.weights != "auto":
             raise
+        model_config(args.model)  # what is wrong with the model itself stays an error
         log.warning("%s", error)
         log.warning("going on with RANDOM weights: what follows shows that the program runs, not what it can do")
-        args.weights = "none"
-        return load_model(args.model, "none", device, args.precision)
+    args.weights = "none"
+    return load_model(args.model, "none", device, args.precision)
 
 
 def _settings(args: argparse.Namespace, model: CutieGeo) -> Report:
     """What, beside the run's options, decides the masks."""
+    named = args.weights in ("auto", "none")
     return {
         "model": to_dict(model.config),
-        "weights": args.weights if args.weights in ("auto", "none") else str(Path(args.weights).resolve()),
+        "weights": args.weights if named else f"sha256 {digest(Path(args.weights), 'sha256')}",
         "precision": str(model.precision).removeprefix("torch."),
         "device": model.device.type,
     }
 
 
 # -------------------------------------------------------------------------------------------------------- reporting
-def _lost(record: VideoRecord) -> Report:
-    return {"video": record.name, "error": f"{record.name}: no report; its process ended early"}
+def _in_order(records: Sequence[VideoRecord], reports: Sequence[Report]) -> list[Report]:
+    """One report for each record."""
+    by_name = {report["video"]: report for report in reports}
+    return [by_name[record.name] for record in records]
 
 
-def _write_summary(args: argparse.Namespace, model: CutieGeo, options: RunOptions, reports: list[Report]) -> None:
-    """`run.json`: how the results came about."""
-    summary = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+def _report(
+    args: argparse.Namespace,
+    model: CutieGeo,
+    options: RunOptions,
+    results: Results,
+    reports: list[Report],
+    seconds: float,
+) -> None:
+    """`run.json`, the example's score, and the last lines. Raises OSError if `run.json` can't be written, after all
+    has been said."""
+    try:
+        write_json(results.root / SUMMARY, _summary(args, model, options, results, reports))
+    finally:
+        if _is_example(args) and "error" not in reports[0]:
+            _print_score(results.root)
+        _conclude(results.root, reports, seconds)
+
+
+def _summary(
+    args: argparse.Namespace, model: CutieGeo, options: RunOptions, results: Results, reports: list[Report]
+) -> Report:
+    """How the results came about, those of earlier calls in the same folder included."""
+    videos = results.reports() | {report["video"]: report for report in reports}
+    settings = options.fingerprint()
+    for name, report in videos.items():
+        same = report.get("settings") == settings
+        videos[name] = {key: value for key, value in report.items() if not (same and key == "settings")}
+    return {
+        "command": args.command_line,
         "model": args.model,
-        "settings": options.fingerprint(),
+        "weights": args.weights,
+        "settings": settings,
         "versions": versions(),
         "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
-        "device": str(model.device),
-        "videos": {report["video"]: report for report in reports},
+        "device": device_name(model.device),
+        "videos": videos,
     }
-    write_json(args.output / "run.json", json.loads(json.dumps(summary, default=str)))
+
+
+def device_name(device: torch.device) -> str:
+    """A device as people call it."""
+    return f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
 
 
 def versions() -> dict[str, str]:
@@ -218,16 +270,15 @@ def _print_score(output: Path) -> None:
     print(f"J&F {mean.j_and_f:.3f} (J {mean.j:.3f}, F {mean.f:.3f}) against the rendered true masks")
 
 
-def _conclude(output: Path, reports: list[Report]) -> int:
+def _conclude(output: Path, reports: list[Report], seconds: float) -> None:
     """The last lines: what failed, how fast it was, where the results are."""
     failed = [report for report in reports if "error" in report]
     fresh = [report for report in reports if "error" not in report and not report.get("skipped")]
     skipped = len(reports) - len(failed) - len(fresh)
     for report in failed:
-        print(f"error: {report['error']}", file=sys.stderr)
-    frames, seconds = sum(len(r["seconds_per_frame"]) for r in fresh), sum(r["seconds"] for r in fresh)
-    speed = f", {frames} frames, {frames / seconds:.2f} frames/s" if seconds else ""
+        print(f"error: {report['error']}", file=sys.stderr, flush=True)
+    frames = sum(len(report["seconds_per_frame"]) for report in fresh)
+    speed = f", {frames} frames, {frames / seconds:.2f} frames/s" if frames else ""
     counts = f"{len(fresh)} segmented{speed}" + (f"; {skipped} already complete" if skipped else "")
     counts += f"; {len(failed)} of {len(reports)} FAILED" if failed else ""
-    print(f"videos: {counts}\nresults: {output.resolve()}")
-    return 2 if failed else 0
+    print(f"videos: {counts}\nresults: {output.resolve()}", flush=True)

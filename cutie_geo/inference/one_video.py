@@ -1,16 +1,19 @@
 """One video's files in, its results out: reading ahead of the tracker, writing behind it."""
 
+import errno
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from av.error import FFmpegError
 from jaxtyping import Int32
 from PIL import Image
+from tqdm import tqdm
 
 from cutie_geo.config import require, to_dict
 from cutie_geo.data.background import Writer, read_ahead
@@ -64,8 +67,7 @@ def segment_record(
     results.begin(record.name)
     reset_peak_memory(model.device)
     tracker, started = Tracker(model, **to_dict(options.tracker)), time.perf_counter()
-    with ExitStack() as stack:
-        film = stack.enter_context(_film(source, record, results, options)) if options.overlay else None
+    with _film(source, record, results, options) as film:
         save = _Saver(results, record, options, film)
         bar = progress(source.frames, record.name, "frame", line, leave)
         done = _segment(tracker, _merged(frames, options.single_object), save, bar)
@@ -87,17 +89,17 @@ def segment_record(
     }
 
 
-def _segment(tracker: Tracker, frames: Iterable[Frame], save: "_Saver", bar: closing | object) -> list[_Done]:
+def _segment(tracker: Tracker, frames: Iterable[Frame], save: "_Saver", bar: tqdm) -> list[_Done]:
     """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
     done: list[_Done] = []
-    with save, closing(read_ahead(frames)) as ahead, bar:  # type: ignore[attr-defined]
+    with save, closing(read_ahead(frames)) as ahead, bar:
         segmented, last = _UntilFailure(segment_frames(tracker, ahead)), time.perf_counter()
         for result in segmented:
             saved = save(result)
             now = time.perf_counter()
             done.append(_Done(result.frame.name, result.frame.size, saved, now - last))
             last = now
-            bar.update()  # type: ignore[attr-defined]
+            bar.update()
     if segmented.error is not None:
         raise segmented.error
     return done
@@ -192,13 +194,32 @@ def _largest_id(path: Path) -> int:
     return int(read_labels(path).labels.max()) if deep else 0
 
 
-def _film(source: FrameFolder | VideoFile, record: VideoRecord, results: Results, options: RunOptions) -> OverlayWriter:
-    return OverlayWriter(results.overlay(record.name), options.fps or source.fps or DEFAULT_FPS)
+@contextmanager
+def _film(
+    source: FrameFolder | VideoFile, record: VideoRecord, results: Results, options: RunOptions
+) -> Iterator[OverlayWriter | None]:
+    """The overlay if one is asked for. It appears when the block ends, and not at all if that fails."""
+    if not options.overlay:
+        yield None
+        return
+    film = OverlayWriter(results.overlay(record.name), options.fps or source.fps or DEFAULT_FPS)
+    film.__enter__()
+    try:
+        yield film
+    except BaseException as error:
+        with suppress(Exception):  # left to itself, it would lay every error at this file's door
+            film.__exit__(type(error), error, error.__traceback__)
+        raise
+    film.__exit__(None, None, None)
 
 
 def _draw_into(film: OverlayWriter, frame: Frame, labels: Int32[np.ndarray, "H W"]) -> None:
+    """Append one picture. Raises OSError naming the film."""
     assert frame.source is not None, "overlays are drawn over the file's own pixels"
-    film.write(draw(frame.source, labels))
+    try:
+        film.write(draw(frame.source, labels))
+    except FFmpegError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(film.path)) from error
 
 
 # ------------------------------------------------------------------------------------------------------ measurement

@@ -38,9 +38,8 @@ def run_videos(
     """
     reports: list[Report] = []
     several = len(records) > 1
-    line = 2 * process
-    with progress(len(records), "videos" if process == 0 else f"videos ({process})", "video", line) as bar:
-        bar.disable = not several
+    line, name = 2 * process, f"videos ({process})" if process else "videos"
+    with progress(len(records), name, "video", line, show=several) as bar:
         for record in records:
             reports.append(_complete_or_attempt(model, record, results, options, line, several))
             failed = sum("error" in report for report in reports)
@@ -73,7 +72,7 @@ def _attempt(
         return report
     except Exception as error:
         report = {"video": record.name, "error": reason(error, record.name)}
-        if not isinstance(error, (ValueError, OSError, FFmpegError, MemoryError, RuntimeError)):
+        if not (_is_shortage(error) or isinstance(error, (ValueError, OSError, FFmpegError))):
             log.exception("%s: this looks like a fault of the program", record.name)
     if model.device.type == "cuda":  # here, where the error no longer holds the video's tensors
         torch.cuda.empty_cache()
@@ -86,9 +85,14 @@ def _attempt(
 
 def reason(error: Exception, name: str) -> str:
     """Why `name` failed, on one line."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+    if _is_shortage(error):
         return f"{name}: out of memory; a smaller --size or --chunk-size 1 needs less"
     if isinstance(error, OSError):
         return f"{error.filename or name}: {error.strerror or error}"
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) else f"{name}: {type(error).__name__}: {text}"
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Whether memory ran out, of a GPU or of the machine."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -1,12 +1,14 @@
 """Building blocks that several parts of the network share. Source: Cutie specification, section 2."""
 
+import copy
 import math
 
 import timm
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cutie_geo.ops import full_precision, grouped
 
@@ -24,7 +26,8 @@ def normalise(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
 class ResNetFeatures(nn.Module):
     """The first three stages of a ResNet: features at strides 4, 8 and 16.
 
-    Batch normalisation always uses its stored statistics, in training too; its weights and biases are trained.
+    Batch normalisation always uses its stored statistics, in training too; its weights and biases are trained. In
+    inference mode it is folded into the convolutions: the same values up to rounding, a seventh less time on a CPU.
     """
 
     def __init__(self, name: str, in_channels: int = 3) -> None:
@@ -33,13 +36,66 @@ class ResNetFeatures(nn.Module):
             name, pretrained=False, features_only=True, out_indices=(1, 2, 3), in_chans=in_channels
         )
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+        self._folded: tuple[object, list[nn.Module]] = (None, [])
+        """What the folded copy was made from, and the copy; in a list, so that it is no part of this module."""
 
     def train(self, mode: bool = True) -> "ResNetFeatures":
         """Stay in evaluation mode whatever is asked."""
         return super().train(False)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> list[Tensor]:
-        return self.body(x)
+        return (self._folded_body() if torch.is_inference_mode_enabled() else self.body)(x)
+
+    def _folded_body(self) -> nn.Module:
+        """The folded copy, made anew if a weight was changed or moved since."""
+        weights = [*self.body.parameters(), *self.body.buffers()]
+        made_from = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+        if self._folded[0] != made_from:
+            self._folded = (made_from, [folded(self.body)])
+        return self._folded[1][0]
+
+
+def folded(body: nn.Module) -> nn.Module:
+    """A copy of a ResNet in evaluation mode whose convolutions do the work of the normalisations behind them."""
+    body = copy.deepcopy(body)
+    for block in body.modules():
+        for name, norm in list(block.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                # conv1 is followed by bn1 and so on; in a shortcut, which is a sequence, 0 by 1
+                before = "0" if isinstance(block, nn.Sequential) else name.replace("bn", "conv")
+                setattr(block, before, fuse_conv_bn_eval(getattr(block, before), norm))
+                setattr(block, name, nn.Identity())
+    return body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Attention(nn.MultiheadAttention):
+    """PyTorch's multi-head attention with batches first and one mask for all heads, over contiguous rows.
+
+    The parameters are the parent's; its own forward pass turns the batch axis inwards, which makes the projections of
+    half-precision inputs many times slower on a CPU.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, batch_first=True)
+
+    def forward(  # type: ignore[override]
+        self,
+        query: Float[Tensor, "b L C"],
+        key: Float[Tensor, "b S C"],
+        value: Float[Tensor, "b S C"],
+        blocked: Bool[Tensor, "b L S"] | None = None,
+    ) -> Float[Tensor, "b L C"]:
+        """What each query gathers; `blocked` is True where it may not look."""
+        projected = [
+            self._heads(F.linear(x, weight, bias))
+            for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
+        ]
+        allowed = None if blocked is None else ~blocked.unsqueeze(1)
+        gathered = F.scaled_dot_product_attention(*projected, attn_mask=allowed)  # (b, heads, L, C / heads)
+        return self.out_proj(gathered.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Float[Tensor, "b L C"]) -> Float[Tensor, "b heads L D"]:
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
 class ChannelGatedBlock(nn.Module):

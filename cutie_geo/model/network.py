@@ -15,15 +15,17 @@ from cutie_geo.model.mask_encoder import KeyProjection, MaskEncoder, ObjectSumma
 from cutie_geo.model.object_transformer import ObjectTransformer
 from cutie_geo.ops import (
     area,
+    full_precision,
     grouped,
     in_object_chunks,
     others,
     read_dense,
-    read_top_k,
+    read_sparse,
     similarity,
     soft_aggregate,
     to_map,
     to_tokens,
+    top_k_affinity,
     upsample,
 )
 from cutie_geo.structures import Decoded, FrameFeatures, Memorised, MemoryView, Readout
@@ -89,12 +91,12 @@ class CutieGeo(nn.Module):
         that hold an object and 0 for those that fill up a batch.
         Source: Cutie specification, sections 3.5, 3.6 and 4.
         """
-        scores = similarity(features.key, features.selection, view.key, view.shrinkage)
-        if top_k is None:
-            read, usage = read_dense(scores.softmax(dim=-1), view.value.float())
-        else:
-            read, usage = read_top_k(scores, view.value, top_k)
-        del scores
+        keys = (features.key, features.selection, view.key, view.shrinkage)
+        with full_precision(view.key):
+            if top_k is None:
+                read, usage = read_dense(similarity(*keys).softmax(dim=-1), view.value.float())
+            else:
+                read, usage = read_sparse(*top_k_affinity(*keys, top_k), view.value.float())
         size = (features.pixel.shape[-2], features.pixel.shape[-1])
         masks = self._with_others(area(view.mask, STRIDE))
         (fused,) = in_object_chunks(

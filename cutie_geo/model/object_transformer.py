@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from cutie_geo.config import ModelConfig
-from cutie_geo.model.blocks import ChannelGatedBlock
+from cutie_geo.model.blocks import Attention, ChannelGatedBlock
 from cutie_geo.ops import grouped, in_object_chunks, sine_positions, soft_aggregate, to_map, to_tokens
 
 SUMMARY_EPSILON = 1e-4
@@ -43,16 +43,15 @@ class ObjectTransformerBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, heads = config.value_dim, config.num_heads
-        self.num_heads = heads
         self.read_pixels_norm = nn.LayerNorm(dim)
-        self.read_pixels = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.read_pixels = Attention(dim, heads)
         self.self_attention_norm = nn.LayerNorm(dim)
-        self.self_attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.self_attention = Attention(dim, heads)
         self.feedforward_norm = nn.LayerNorm(dim)
         self.feedforward = nn.Sequential(
             nn.Linear(dim, config.feedforward_dim), nn.ReLU(), nn.Linear(config.feedforward_dim, dim)
         )
-        self.read_queries = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.read_queries = Attention(dim, heads)
         self.pixels = ChannelGatedBlock(dim)
 
     def forward(
@@ -65,19 +64,14 @@ class ObjectTransformerBlock(nn.Module):
     ) -> tuple[Float[Tensor, "b Q C"], Float[Tensor, "b C h w"]]:
         """The new queries and pixel features, of b = B * N objects."""
         pixels = to_tokens(x)
-        mask = blocked.repeat_interleave(self.num_heads, dim=0)
         # both attentions add to the normalised query, not to the query before it: trained weights depend on it
         query = self.read_pixels_norm(query)
-        query = query + _attend(self.read_pixels, query + query_position, pixels + pixel_position, pixels, mask)
+        query = query + self.read_pixels(query + query_position, pixels + pixel_position, pixels, blocked)
         query = self.self_attention_norm(query)
-        query = query + _attend(self.self_attention, query + query_position, query + query_position, query)
+        query = query + self.self_attention(query + query_position, query + query_position, query)
         query = query + self.feedforward(self.feedforward_norm(query))
-        pixels = pixels + _attend(self.read_queries, pixels + pixel_position, query + query_position, query)
+        pixels = pixels + self.read_queries(pixels + pixel_position, query + query_position, query)
         return query, self.pixels(to_map(pixels, (x.shape[-2], x.shape[-1])))
-
-
-def _attend(attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    return attention(q, k, v, attn_mask=mask, need_weights=False)[0]
 
 
 class ObjectTransformer(nn.Module):

@@ -7,7 +7,7 @@ from parity_rules import synthetic_video
 from torch import Tensor
 
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.ops import read_top_k, similarity, to_map
+from cutie_geo.ops import read_sparse, similarity, to_map, top_k_affinity
 from cutie_geo.structures import MemoryView
 
 SIZE = (6, 8)
@@ -23,8 +23,9 @@ def stages(parity_model: CutieGeo) -> dict[str, Tensor]:
         first, second = parity_model.encode(images[:1]), parity_model.encode(images[1:])
         memory = parity_model.memorise(first, masks, parity_model.empty_sensory(first, 3))
         scores = similarity(second.key, second.selection, first.key, first.shrinkage)
-        read, usage = read_top_k(scores, memory.value, 30)
-        affinity = torch.zeros_like(scores).scatter(2, scores.topk(30).indices, scores.topk(30).values.softmax(-1))
+        weight, index = top_k_affinity(second.key, second.selection, first.key, first.shrinkage, 30)
+        read, usage = read_sparse(weight, index, memory.value)
+        affinity = torch.zeros_like(scores).scatter(2, index, weight)
         view = MemoryView(first.key, first.shrinkage, memory.value, memory.sensory, memory.summary, masks)
         readout = parity_model.read(second, view, top_k=30)
         decoded = parity_model.decode(second, readout.features, memory.sensory)
