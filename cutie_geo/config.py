@@ -51,14 +51,24 @@ class ModelConfig:
     """No "other objects" channels: the network of still-image pre-training."""
 
     def __post_init__(self) -> None:
-        for name in ("key_dim", "value_dim", "num_queries", "num_heads", "num_blocks", "feedforward_dim", "decoder_dim"):
+        for name in (
+            "key_dim",
+            "value_dim",
+            "num_queries",
+            "num_heads",
+            "num_blocks",
+            "feedforward_dim",
+            "decoder_dim",
+        ):
             require(getattr(self, name) > 0, f"{name}: got {getattr(self, name)}, wanted a positive number")
         require(self.num_queries % 2 == 0, f"num_queries: got {self.num_queries}, wanted an even number")
         require(
             self.value_dim % self.num_heads == 0,
             f"value_dim: got {self.value_dim}, wanted a multiple of num_heads={self.num_heads}",
         )
-        require(self.value_dim % 4 == 0, f"value_dim: got {self.value_dim}, wanted a multiple of 4 (2-D sine positions)")
+        require(
+            self.value_dim % 4 == 0, f"value_dim: got {self.value_dim}, wanted a multiple of 4 (2-D sine positions)"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,9 +93,12 @@ class LongTermConfig:
         require(self.min_mem_frames >= 2, f"long_term.min_mem_frames: got {self.min_mem_frames}, wanted at least 2")
         require(
             self.max_mem_frames > self.min_mem_frames,
-            f"long_term.max_mem_frames: got {self.max_mem_frames}, wanted more than min_mem_frames={self.min_mem_frames}",
+            f"long_term.max_mem_frames: got {self.max_mem_frames}, "
+            f"wanted more than min_mem_frames={self.min_mem_frames}",
         )
-        require(self.num_prototypes > 0, f"long_term.num_prototypes: got {self.num_prototypes}, wanted a positive number")
+        require(
+            self.num_prototypes > 0, f"long_term.num_prototypes: got {self.num_prototypes}, wanted a positive number"
+        )
         require(self.buffer_tokens >= 0, f"long_term.buffer_tokens: got {self.buffer_tokens}, wanted 0 or more")
         require(
             self.max_num_tokens >= self.num_prototypes + self.buffer_tokens,
@@ -126,7 +139,8 @@ class TrackerConfig:
 def build(cls: type[T], given: Mapping[str, Any], where: str = "config") -> T:
     """`given` as a `cls`, nested dataclasses too.
 
-    Raises ValueError that names the place for unknown names, missing names without a default and values of another type.
+    Raises ValueError that names the place for unknown names, missing names without a default and values of another
+    type.
     """
     require(isinstance(given, Mapping), f"{where}: got {type(given).__name__}, wanted a mapping of names to values")
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
@@ -163,9 +177,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value)))
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif origin is None and isinstance(hint, type) and isinstance(value, hint):
-        if not (isinstance(value, bool) and hint is int):
-            return value
+    elif origin is None and isinstance(hint, type) and isinstance(value, hint) and (type(value), hint) != (bool, int):
+        return value
     wanted = hint.__name__ if isinstance(hint, type) else str(hint)
     raise ValueError(f"{where}: got {value!r} ({type(value).__name__}), wanted {wanted}")
 

@@ -108,7 +108,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     """`parts` one after another along the object axis. Feature maps (B, N, C, h, w) keep their channels last in memory:
     another order would mean other kernels, and other rounding, than without chunks."""
     if parts[0].ndim < 5:
-        return torch.cat(parts, dim=1)
+        return torch.cat(list(parts), dim=1)
     return torch.cat([part.permute(0, 1, 3, 4, 2) for part in parts], dim=1).permute(0, 1, 4, 2, 3)
 
 
@@ -117,7 +117,7 @@ LONE_CONVOLUTION = 20480
 
 
 def _chunk(fn: Callable[..., tuple[Tensor, ...]], part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """`fn(*part)`; a small object that is alone goes in twice, so that it meets the kernels it would meet in company."""
+    """`fn(*part)`; a small object that is alone goes in twice, to meet the kernels that it would meet in company."""
     first = part[0]
     if first.shape[:2] == (1, 1) and not first.is_cuda and first.numel() <= LONE_CONVOLUTION:
         return tuple(output[:, :1] for output in fn(*(_joined([x, x]) for x in part)))
@@ -216,8 +216,8 @@ def top_k_affinity(
     shrinkage: Float[Tensor, "B M 1"],
     k: int,
 ) -> tuple[Float[Tensor, "B P K"], Int[Tensor, "B P K"]]:
-    """Each position's `k` most similar tokens (all of them if there are fewer): the softmax over their similarities, and
-    which they are. Positions are taken in blocks, so that the P x M similarities are never all there.
+    """Each position's `k` most similar tokens, or all if there are fewer: the softmax over their similarities, and which
+    they are. Positions are taken in blocks, so that the P x M similarities are never all there.
 
     Source: Cutie specification, section 4.2; the maximum is subtracted, so no similarity is too low.
     """

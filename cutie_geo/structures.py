@@ -1,9 +1,9 @@
 """The nouns: what is passed between the parts, under one legend of letters.
 
-    B batch   T frames of a clip   N objects (slots)   Q object queries   C, CK, CV channels, of keys, of values
-    H W image pixels   h w = H/16, W/16   P = h*w query positions   M memory tokens   K kept tokens
-    image: RGB, float32 in [0, 1] until the encoder normalises      labels: integer ids, 0 background
-    logits: before the sigmoid, (N, ...)      probs: after soft aggregation, (N+1, ...), background first, sum 1
+B batch   T frames of a clip   N objects (slots)   Q object queries   C, CK, CV channels, of keys, of values
+H W image pixels   h w = H/16, W/16   P = h*w query positions   M memory tokens   K kept tokens
+image: RGB, float32 in [0, 1] until the encoder normalises      labels: integer ids, 0 background
+logits: before the sigmoid, (N, ...)      probs: after soft aggregation, (N+1, ...), background first, sum 1
 """
 
 from collections.abc import Callable

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from parity_rules import official_weights
+from tiny import tiny_config
 
-from cutie_geo.config import EncoderConfig, ModelConfig, model_config
+from cutie_geo.config import model_config
 from cutie_geo.model.checkpoints import load_weights
 from cutie_geo.model.network import CutieGeo
 
@@ -55,14 +56,6 @@ def parity_model(official_file: Path, variant: str) -> CutieGeo:
 def parity_numbers(test_data: Path, variant: str) -> dict[str, np.ndarray]:
     with np.load(test_data / "parity" / f"parity_{variant}.npz") as numbers:
         return {name: numbers[name] for name in numbers.files}
-
-
-def tiny_config(**changes: object) -> ModelConfig:
-    sizes = {
-        "key_dim": 16, "value_dim": 32, "num_queries": 4, "num_heads": 2, "num_blocks": 2, "feedforward_dim": 64,
-        "decoder_dim": 16,
-    }  # fmt: skip
-    return ModelConfig(encoder=EncoderConfig(vision="resnet18"), **(sizes | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

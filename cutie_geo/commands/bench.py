@@ -54,9 +54,10 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     for precision in args.precision:
         model = load_model(args.model, args.weights, args.device, precision)
-        for size, objects, frames in itertools.product(sizes, args.objects, args.frames):
-            rows.append(measure(model, options, size, objects, frames))
-            print(_line(rows[-1]), flush=True)
+        for size in sizes:
+            for objects, frames in itertools.product(args.objects, args.frames):
+                rows.append(measure(model, options, size, objects, frames))
+                print(_line(rows[-1]), flush=True)
     if args.json:
         write_json(args.json, _report(args, facts, options, rows))
         print(f"results: {args.json.resolve()}")

@@ -27,11 +27,12 @@ class Processes:
         self.index, self.count = self._state.process_index, self._state.num_processes
         self.is_main = self.index == 0
         # reports are small and travel by way of the CPU, whatever the videos are computed on
-        self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
+        self._group: Any = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
 
     def device(self, wanted: str) -> str | torch.device:
         """The device of this process: each its own GPU if there are several and `wanted` doesn't name one."""
-        return self._state.device if self.count > 1 and wanted in ("auto", "cuda") else wanted
+        own = self._state.device if self.count > 1 and wanted in ("auto", "cuda") else None
+        return own or wanted
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of `items`: every `count`-th one."""

@@ -71,7 +71,7 @@ def segment_record(
         save = _Saver(results, record, options, film)
         bar = progress(source.frames, record.name, "frame", line, leave)
         done = _segment(tracker, _merged(frames, options.single_object), save, bar)
-    _require_all(record, done)
+        _require_all(record, done)
     seconds = time.perf_counter() - started
     return {
         "video": record.name,
@@ -92,7 +92,7 @@ def segment_record(
 def _segment(tracker: Tracker, frames: Iterable[Frame], save: "_Saver", bar: tqdm) -> list[_Done]:
     """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
     done: list[_Done] = []
-    with save, closing(read_ahead(frames)) as ahead, bar:
+    with save, closing(read_ahead(frames)) as ahead, bar:  # type: ignore[type-var]
         segmented, last = _UntilFailure(segment_frames(tracker, ahead)), time.perf_counter()
         for result in segmented:
             saved = save(result)

@@ -19,7 +19,7 @@ def progress(total: int | None, name: str, unit: str, line: int = 0, leave: bool
     shape: dict[str, Any] = {"total": total, "desc": name, "unit": unit, "disable": not show}
     if sys.stderr.isatty():
         return tqdm(**shape, position=line, leave=leave, dynamic_ncols=True)
-    quiet = {"delay": 1e-9, "mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS}
+    quiet: dict[str, Any] = {"delay": 1e-9, "mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS}
     return tqdm(**shape, **quiet, file=_Lines(sys.stderr), bar_format=LOG_FORMAT, leave=True)
 
 

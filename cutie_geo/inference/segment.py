@@ -37,4 +37,3 @@ def segment_video(tracker: Tracker, frames: Iterable[Frame]) -> Iterator[tuple[s
     """
     for result in segment_frames(tracker, frames):
         yield result.frame.name, result.labels
-

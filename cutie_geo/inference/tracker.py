@@ -207,9 +207,7 @@ class Tracker:
         remaining = self.registry.ids
         if self.last_mask is not None:
             self.last_mask = self.last_mask[:, stay.to(self.last_mask.device)] if remaining else None
-        in_memory = torch.tensor(
-            [slot for slot, i in enumerate(self.memory.ids) if i in remaining], dtype=torch.long
-        )
+        in_memory = torch.tensor([slot for slot, i in enumerate(self.memory.ids) if i in remaining], dtype=torch.long)
         self.memory.keep(in_memory, [i for i in self.memory.ids if i in remaining])
 
     # ------------------------------------------------------------------------------------------------------ memory
@@ -369,7 +367,8 @@ class Tracker:
 def _object_id(value: Any) -> ObjectId:
     """An id as a Python int. Raises ValueError unless it is a whole number from 1 to 2**31 - 1."""
     try:
-        number = operator.index(value.item() if isinstance(value, Tensor) else value)
+        plain: Any = value.item() if isinstance(value, Tensor) else value
+        number = operator.index(plain)
     except (TypeError, AttributeError):
         raise ValueError(f"object id: got {value!r}, wanted a whole number") from None
     if not 1 <= number <= MAX_OBJECT_ID:

@@ -28,9 +28,7 @@ class VideoMemory:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def views(
-        self, last_mask: Float[Tensor, "1 N H W"]
-    ) -> Iterator[tuple[Int[Tensor, "n"], MemoryView]]:
+    def views(self, last_mask: Float[Tensor, "1 N H W"]) -> Iterator[tuple[Int[Tensor, "n"], MemoryView]]:
         """Each bank's slots and what its objects remember; `last_mask` has all objects of the frame before."""
         assert self.sensory is not None and self.summary is not None, "nothing is in memory yet"
         for bank in self.banks:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import timm
 import torch
@@ -32,10 +33,11 @@ class ResNetFeatures(nn.Module):
 
     def __init__(self, name: str, in_channels: int = 3) -> None:
         super().__init__()
-        self.body = timm.create_model(
+        body: Any = timm.create_model(
             name, pretrained=False, features_only=True, out_indices=(1, 2, 3), in_chans=in_channels
         )
-        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+        self.body: nn.Module = body
+        self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
         self._folded: tuple[object, list[nn.Module]] = (None, [])
         """What the folded copy was made from, and the copy; in a list, so that it is no part of this module."""
 
@@ -153,9 +155,7 @@ class SensoryUpdate(nn.Module):
         self.transform = nn.Conv2d(input_channels + sensory_channels, 3 * sensory_channels, 3, padding=1)
         nn.init.xavier_normal_(self.transform.weight)
 
-    def forward(
-        self, x: Float[Tensor, "B N C h w"], sensory: Float[Tensor, "B N D h w"]
-    ) -> Float[Tensor, "B N D h w"]:
+    def forward(self, x: Float[Tensor, "B N C h w"], sensory: Float[Tensor, "B N D h w"]) -> Float[Tensor, "B N D h w"]:
         with full_precision(x):
             both = torch.cat([x.float(), sensory.float()], dim=2)
             forget, update, candidate = grouped(self.transform, both).chunk(3, dim=2)

@@ -103,7 +103,8 @@ class CutieGeo(nn.Module):
             lambda *objects: (self.pixel_fusion(features.pixel, *objects),),
             to_map(read, size), view.sensory, masks, chunk=chunk,
         )  # fmt: skip
-        return Readout(*self.object_transformer(fused, view.summary, selector, chunk), usage)
+        refined, query_logits = self.object_transformer(fused, view.summary, selector, chunk)
+        return Readout(refined, query_logits, usage)
 
     def decode(
         self,

@@ -135,6 +135,6 @@ class ObjectTransformer(nn.Module):
 
     def _sines(self, x: Float[Tensor, "B N C h w"]) -> Float[Tensor, "P C"]:
         size, config = (x.shape[-2], x.shape[-1]), self.config
-        return sine_positions(
-            size, x.shape[2], config.position_scale, config.position_temperature, x.device
-        ).to(x.dtype)
+        return sine_positions(size, x.shape[2], config.position_scale, config.position_temperature, x.device).to(
+            x.dtype
+        )

@@ -37,7 +37,9 @@ def clip_loss(model: CutieGeo, images: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def fit(model: CutieGeo, images: Tensor, labels: Tensor, steps: int, frames: int = 3, rate: float = 5e-4) -> list[float]:
+def fit(
+    model: CutieGeo, images: Tensor, labels: Tensor, steps: int, frames: int = 3, rate: float = 5e-4
+) -> list[float]:
     """Train on random short runs of a clip, always the same ones; return the loss of each step."""
     rng = random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=1e-4)

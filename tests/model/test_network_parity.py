@@ -76,9 +76,7 @@ def test_every_stage_gives_the_official_numbers(
         assert float((ours - wanted).abs().max()) <= limit, name
 
 
-def test_pixel_fusion_gives_the_official_numbers(
-    parity_model: CutieGeo, parity_numbers: dict[str, np.ndarray]
-) -> None:
+def test_pixel_fusion_gives_the_official_numbers(parity_model: CutieGeo, parity_numbers: dict[str, np.ndarray]) -> None:
     images, labels = (torch.from_numpy(x) for x in synthetic_video(96, 128, 2))
     masks = torch.stack([labels[:1] == i for i in (1, 2, 3)], dim=1).float()
     fused: list[Tensor] = []

@@ -1,0 +1,47 @@
+"""A video of any length is segmented in bounded memory and at a steady pace."""
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from parity_rules import DISCS, synthetic_video
+from torch import Tensor
+
+from cutie_geo.inference.tracker import Tracker
+from cutie_geo.model.network import CutieGeo
+
+SIZE = (64, 96)
+LONG_TERM = {
+    "max_mem_frames": 5, "min_mem_frames": 3, "num_prototypes": 32, "max_num_tokens": 512, "buffer_tokens": 64,
+}  # fmt: skip
+
+
+def endless_stream(frames: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The synthetic clip to and fro, its light slowly changing, one frame at a time."""
+    images, labels = (torch.from_numpy(x) for x in synthetic_video(*SIZE, 16))
+    order = [*range(16), *range(14, 0, -1)]
+    for t in range(frames):
+        here = order[t % len(order)]
+        yield images[here] * (0.8 + 0.2 * ((t // 50) % 2)), labels[0] if t == 0 else None
+
+
+@pytest.mark.slow
+def test_three_thousand_frames_take_no_more_memory_or_time_than_five_hundred(tiny_model: CutieGeo) -> None:
+    tracker = Tracker(tiny_model, mem_every=3, use_long_term=True, long_term=LONG_TERM)
+    seconds, held = [], []
+    for image, mask in endless_stream(3000):
+        start = time.thread_time()
+        tracker.step(image, mask)
+        seconds.append(time.thread_time() - start)
+        held.append(tracker.memory_report())
+    assert tracker.object_ids == list(range(1, len(DISCS) + 1))
+    (bank,) = tracker.memory.banks
+    assert 0 < bank.num_long <= 512
+    full = next(t for t, report in enumerate(held) if report == held[-1])
+    assert full < 500
+    assert all(report == held[-1] for report in held[full:])
+    # this thread's own time, and its quicker half, so that what else the machine does counts little
+    early, last = (statistics.fmean(sorted(part)[:50]) for part in (seconds[450:550], seconds[-100:]))
+    assert last <= 1.05 * early
