@@ -216,8 +216,8 @@ def top_k_affinity(
     shrinkage: Float[Tensor, "B M 1"],
     k: int,
 ) -> tuple[Float[Tensor, "B P K"], Int[Tensor, "B P K"]]:
-    """Each position's `k` most similar tokens, or all if there are fewer: the softmax over their similarities, and which
-    they are. Positions are taken in blocks, so that the P x M similarities are never all there.
+    """Each position's `k` most similar tokens, or all if there are fewer: the softmax over their similarities, and
+    which they are. Positions are taken in blocks, so that the P x M similarities are never all there.
 
     Source: Cutie specification, section 4.2; the maximum is subtracted, so no similarity is too low.
     """

@@ -59,4 +59,4 @@ class Processes:
         """Wait until all are done, then part: a launcher ends its other processes as soon as one fails."""
         if self._group is not None:
             self.wait()
-            self._state.destroy_process_group()
+            torch.distributed.destroy_process_group()
