@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -109,7 +110,9 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     another order would mean other kernels, and other rounding, than without chunks."""
     if parts[0].ndim < 5:
         return torch.cat(list(parts), dim=1)
-    return torch.cat([part.permute(0, 1, 3, 4, 2) for part in parts], dim=1).permute(0, 1, 4, 2, 3)
+    return rearrange(
+        torch.cat([rearrange(part, "b n c h w -> b n h w c") for part in parts], 1), "b n h w c -> b n c h w"
+    )
 
 
 LONE_CONVOLUTION = 20480
@@ -131,12 +134,12 @@ def grouped(fn: Callable[[Tensor], Tensor], x: Float[Tensor, "B N C H W"]) -> Fl
 
 def to_tokens(x: Float[Tensor, "*lead C h w"]) -> Float[Tensor, "*lead P C"]:
     """A feature map as P = h * w rows."""
-    return x.flatten(-2).transpose(-1, -2)
+    return rearrange(x, "... c h w -> ... (h w) c")
 
 
 def to_map(x: Float[Tensor, "*lead P C"], size: tuple[int, int]) -> Float[Tensor, "*lead C h w"]:
     """The inverse of `to_tokens`."""
-    return x.transpose(-1, -2).unflatten(-1, size)
+    return rearrange(x, "... (h w) c -> ... c h w", h=size[0])
 
 
 # ------------------------------------------------------------------------------------------------------- positions

@@ -157,7 +157,7 @@ def launch(*argv: object) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_processes_share_the_videos_and_write_what_one_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_processes_share_the_videos_and_write_what_one_would(tmp_path: Path):
     videos, masks = write_videos(tmp_path)
     common = [str(word) for word in ["--video", videos, "--mask", masks, *tiny_options(tmp_path)]]
     assert run_one("infer", [*common, "--output", str(tmp_path / "one")]) == 0

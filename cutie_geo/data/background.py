@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +28,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a hidden name beside `path` to write to; it becomes `path` when the block ends, or vanishes if it fails.
 
     Makes the folder if there is none. The hidden name ends in `.part`: say the format to a library that goes by suffix.
-    An OSError inside leaves as one that names `path`, of the same subclass; other errors pass unchanged.
+    An OSError inside leaves as one that names `path`, of the same subclass; errors that name another file, and
+    all other errors, pass unchanged.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
@@ -38,6 +39,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     except OSError as error:
         _discard(part)
+        if error.filename is not None and Path(error.filename) not in (part, path, *path.parents):
+            raise
         # built from its number, an OSError chooses its own subclass; libraries' errors often lack number and file
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
     except BaseException:
@@ -54,7 +57,7 @@ def _discard(part: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- reading
-def read_ahead(iterable: Iterable[T], depth: int = 4) -> Iterator[T]:
+def read_ahead(iterable: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
     """The items of `iterable`, at most `depth` of them fetched before they are asked for, by one daemon thread.
 
     Its error is raised here, after the items that came before it. The thread starts at the first `next`; when this
@@ -66,7 +69,7 @@ def read_ahead(iterable: Iterable[T], depth: int = 4) -> Iterator[T]:
     return _read_ahead(iterable, depth)
 
 
-def _read_ahead(iterable: Iterable[T], depth: int) -> Iterator[T]:
+def _read_ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The generator behind `read_ahead`, apart from it so that a wrong depth is an error at the call."""
     out: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
     room = threading.Semaphore(depth)

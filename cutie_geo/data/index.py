@@ -64,7 +64,7 @@ class DatasetSpec:
     masks: MaskRule
     """Masks given to the tracker: the earliest of a video, every one, or each object's earliest."""
     saved: Literal["all", "listed"]
-    """Frames whose results are written: every one from the first mask on, or those that the benchmark lists."""
+    """Frames whose results are written: every one, or those that the benchmark lists."""
     index: Callable[[Path], list[VideoRecord]]
     single_object: bool = False
     """Every label above 0 is one and the same object (DAVIS 2016, whose masks DAVIS 2017 split into several)."""

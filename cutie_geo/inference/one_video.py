@@ -4,7 +4,7 @@ import errno
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +92,7 @@ def segment_record(
 def _segment(tracker: Tracker, frames: Iterable[Frame], save: "_Saver", bar: tqdm) -> list[_Done]:
     """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
     done: list[_Done] = []
-    with save, closing(read_ahead(frames)) as ahead, bar:  # type: ignore[type-var]
+    with save, closing(read_ahead(frames)) as ahead, bar:
         segmented, last = _UntilFailure(segment_frames(tracker, ahead)), time.perf_counter()
         for result in segmented:
             saved = save(result)
@@ -202,15 +202,8 @@ def _film(
     if not options.overlay:
         yield None
         return
-    film = OverlayWriter(results.overlay(record.name), options.fps or source.fps or DEFAULT_FPS)
-    film.__enter__()
-    try:
+    with OverlayWriter(results.overlay(record.name), options.fps or source.fps or DEFAULT_FPS) as film:
         yield film
-    except BaseException as error:
-        with suppress(Exception):  # left to itself, it would lay every error at this file's door
-            film.__exit__(type(error), error, error.__traceback__)
-        raise
-    film.__exit__(None, None, None)
 
 
 def _draw_into(film: OverlayWriter, frame: Frame, labels: Int32[np.ndarray, "H W"]) -> None:

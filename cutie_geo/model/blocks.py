@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -94,10 +95,10 @@ class Attention(nn.MultiheadAttention):
         ]
         allowed = None if blocked is None else ~blocked.unsqueeze(1)
         gathered = F.scaled_dot_product_attention(*projected, attn_mask=allowed)  # (b, heads, L, C / heads)
-        return self.out_proj(gathered.transpose(1, 2).flatten(2))
+        return self.out_proj(rearrange(gathered, "b heads l d -> b l (heads d)"))
 
     def _heads(self, x: Float[Tensor, "b L C"]) -> Float[Tensor, "b heads L D"]:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return rearrange(x, "b l (heads d) -> b heads l d", heads=self.num_heads)
 
 
 class ChannelGatedBlock(nn.Module):

@@ -112,7 +112,7 @@ def _read_torch(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its reader stumbles over: pickle, zip, key, runtime errors
         # its own text advises loading without protection, which is the one thing not to do here
-        refused = "Unsupported" in str(error) or "weights_only" in str(error).lower() or "GLOBAL" in str(error)
+        refused = re.search(r"GLOBAL|[Uu]nsupported (global|class)|unrecognized function", str(error))
         reason = "holds pickled code or objects, refused; wanted tensors only" if refused else "damaged or no weights"
         raise ValueError(f"{path}: {reason} ({type(error).__name__})") from None
 

@@ -65,7 +65,7 @@ def write_half(path, error):
     ("error", "wanted"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), OSError),
-        (PermissionError(errno.EACCES, "Permission denied", "other"), PermissionError),
+        (PermissionError(errno.EACCES, "Permission denied"), PermissionError),
         (OSError("encoder error -2"), OSError),
     ],
 )
@@ -80,7 +80,9 @@ def test_a_failed_write_names_the_target_and_keeps_the_old_file(tmp_path, error,
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bad")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), ValueError("bad"), PermissionError(errno.EACCES, "Permission denied", "other")]
+)
 def test_an_interrupted_write_leaves_nothing(tmp_path, error):
     with pytest.raises(type(error)):
         write_half(tmp_path / "a.txt", error)
