@@ -136,7 +136,7 @@ class TrackerConfig:
 
 
 # --------------------------------------------------------------------------------------------------------- loading
-def build(cls: type[T], given: Mapping[str, Any], where: str = "config") -> T:
+def build(cls: type[T], given: Any, where: str = "config") -> T:
     """`given` as a `cls`, nested dataclasses too.
 
     Raises ValueError that names the place for unknown names, missing names without a default and values of another

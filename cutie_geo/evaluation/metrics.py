@@ -49,6 +49,10 @@ def _dilated(edge: Bool[np.ndarray, "H W"], radius: int) -> Bool[np.ndarray, "H 
     return cv2.dilate(edge.astype(np.uint8), disk).astype(bool)
 
 
+VOID = 255
+"""In true masks: background, where a prediction counts as wrong."""
+
+
 class Score(NamedTuple):
     """Means over objects of means over frames, from 0 to 1."""
 
@@ -72,7 +76,7 @@ def score_frames(
             float(np.mean([contour_accuracy(t == i, m == i) for t, m in scored])),
         )
         for i in np.unique(truth[0])
-        if i != 0
+        if i not in (0, VOID)
     }
 
 

@@ -129,8 +129,9 @@ class TokenBank:
     def _store(self, *parts: MemoryTokens, capacity: int = 0) -> None:
         """Make `parts`, in that order, the new table, with room to spare up to the bound."""
         rows = sum(part.count for part in parts)
+        bound = max(self._bound(), rows)
         old = max(capacity, self._table.count if self._table is not None else 0)
-        capacity = old if rows <= old else max(rows, min(self._bound(), rows * 3 // 2))
+        capacity = min(old if rows <= old else rows * 3 // 2, bound)
         columns = []
         for pieces in zip(*parts):
             column = pieces[0].new_empty(*pieces[0].shape[:-2], capacity, pieces[0].shape[-1])

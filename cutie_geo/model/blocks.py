@@ -41,6 +41,7 @@ class ResNetFeatures(nn.Module):
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
         self._folded: tuple[object, list[nn.Module]] = (None, [])
         """What the folded copy was made from, and the copy; in a list, so that it is no part of this module."""
+        self.train()
 
     def train(self, mode: bool = True) -> "ResNetFeatures":
         """Stay in evaluation mode whatever is asked."""

@@ -132,7 +132,7 @@ def load_weights(model: CutieGeo, path: Path) -> int:
     given = {our_name(name): tensor for name, tensor in tensors.items() if name not in COMPUTED}
     wanted = model.state_dict()
     problems = [_computed_problem(model, name, tensors[name]) for name in COMPUTED if name in tensors]
-    given = {name: _converted(name, tensor, wanted) for name, tensor in given.items()}
+    given = {name: _converted(model, name, tensor, wanted) for name, tensor in given.items()}
     for name, tensor in wanted.items():
         # derived counts, which nothing reads; some exporters leave them out
         if name.endswith(".num_batches_tracked"):
@@ -151,6 +151,8 @@ def load_weights(model: CutieGeo, path: Path) -> int:
 
 
 def _tensor_problem(name: str, given: Tensor, wanted: Tensor) -> str:
+    if given.is_meta or given.layout != torch.strided:
+        return f"{name} without plain numbers ({'meta' if given.is_meta else given.layout})"
     if given.shape != wanted.shape:
         return f"shape of {name}: got {tuple(given.shape)}, wanted {tuple(wanted.shape)}"
     if given.is_floating_point() != wanted.is_floating_point():
@@ -164,11 +166,13 @@ def _computed_problem(model: CutieGeo, name: str, given: Tensor) -> str:
     return "" if same else f"position frequencies {name} of another model"
 
 
-def _converted(name: str, given: Tensor, wanted: Mapping[str, Tensor]) -> Tensor:
-    if name not in WIDENED or name not in wanted or given.ndim != wanted[name].ndim:
+def _converted(model: CutieGeo, name: str, given: Tensor, wanted: Mapping[str, Tensor]) -> Tensor:
+    """A weight of the other of the two networks, for one or for several objects, made to fit this one."""
+    if name not in WIDENED or given.ndim != 4 or given.is_meta or given.layout != torch.strided:
         return given
     channels = wanted[name].shape[1]
-    return with_extra_channel(given, channels) if abs(given.shape[1] - channels) == 1 else given
+    other = channels + (1 if model.config.single_object else -1)
+    return with_extra_channel(given, channels) if given.shape[1] == other else given
 
 
 def _description(model: CutieGeo) -> str:

@@ -164,7 +164,7 @@ def test_half_precision_weights_are_taken_at_their_value(weights: Weights, tmp_p
     assert torch.equal(network.sensory_head.weight, weights["sensory_head.weight"].half().float())
 
 
-# ------------------------------------------------------------------------------------------------- entries that don't fit
+# ----------------------------------------------------------------------------------------------- entries that don't fit
 def test_every_entry_that_does_not_fit_is_listed(weights: Weights, tmp_path: Path) -> None:
     del weights["decoder.predict.bias"]
     weights["bogus.weight"] = torch.zeros(1)
@@ -262,7 +262,7 @@ def test_widths_that_no_network_has_are_not_converted(tmp_path: Path, name: str,
     assert f"shape of {name}" in refusal(network, saved(given, tmp_path / "w.pth"))
 
 
-# ------------------------------------------------------------------------------------------------------ damaged files
+# ----------------------------------------------------------------------------------------------------- damaged files
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     "content",
@@ -314,7 +314,7 @@ class Command:
         return self.call
 
 
-@pytest.mark.parametrize("way", ["os.system", "open", "exec", "plain pickle"])
+@pytest.mark.parametrize("way", ["os.system", "open", "exec", "pickle 2", "pickle 4"])
 @pytest.mark.parametrize("place", ["alone", "beside weights"])
 def test_code_in_a_file_is_refused_and_does_not_run(weights: Weights, tmp_path: Path, way: str, place: str) -> None:
     trace, path = tmp_path / "trace", tmp_path / "w.pth"
@@ -322,15 +322,15 @@ def test_code_in_a_file_is_refused_and_does_not_run(weights: Weights, tmp_path: 
         "os.system": Command(os.system, f"touch {trace}"),
         "open": Command(open, str(trace), "w"),
         "exec": Command(exec, f"open({str(trace)!r}, 'w').close()"),
-        "plain pickle": Command(os.system, f"touch {trace}"),
-    }[way]
+    }.get(way, Command(os.system, f"touch {trace}"))
     content = command if place == "alone" else {"model": weights, "extra": command}
-    if way == "plain pickle":
-        path.write_bytes(pickle.dumps(content))
+    if way.startswith("pickle"):
+        path.write_bytes(pickle.dumps(content, protocol=int(way[-1])))
     else:
         saved(content, path)
     message = refusal(built(2, False), path)
-    assert "pickled code or objects, refused" in message
+    # newer pickles are no format of PyTorch's, which does not look into them
+    assert ("damaged or no weights" if way == "pickle 4" else "pickled code or objects, refused") in message
     assert "weights_only" not in message
     assert not trace.exists()
 

@@ -80,9 +80,7 @@ def test_random_weights_are_the_same_on_every_call_and_come_with_a_warning(
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_weights_may_be_a_file(
-    tiny_file: str, tmp_path: Path, as_text: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_weights_may_be_a_file(tiny_file: str, tmp_path: Path, as_text: bool, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "w.pth"
     wanted = {name: torch.full_like(tensor, 2) for name, tensor in random(tiny_file).state_dict().items()}
     torch.save(wanted, path)
