@@ -36,10 +36,10 @@ class Frame(NamedTuple):
     """Stem of the file to write for it, unique in its video."""
     image: Float[Tensor, "3 H W"]
     """RGB in [0, 1], perhaps resized from the file."""
-    size: tuple[int, int]
-    """Height and width of the file's own frame, at which results are written."""
-    given: GivenMask | None = None
-    """The mask given for this frame, at `image`'s size."""
+    size: tuple[int, int] | None = None
+    """Height and width of the file's own frame, at which results are written. None: the image's."""
+    given: GivenMask | Int[Tensor, "H W"] | Int[np.ndarray, "H W"] | None = None
+    """The mask given for this frame, at `image`'s size; of a bare label map all ids count."""
     source: UInt8[np.ndarray, "H0 W0 3"] | None = None
     """The undistorted file's pixels, where a picture is drawn over them."""
 

@@ -27,7 +27,7 @@ from cutie_geo.inference.results import Report, Results, input_digests, refuse_i
 from cutie_geo.inference.segment import Segmented, segment_frames
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.structures import Frame
+from cutie_geo.structures import Frame, GivenMask
 
 try:
     import resource
@@ -97,7 +97,7 @@ def _segment(tracker: Tracker, frames: Iterable[Frame], save: "_Saver", bar: tqd
         for result in segmented:
             saved = save(result)
             now = time.perf_counter()
-            done.append(_Done(result.frame.name, result.frame.size, saved, now - last))
+            done.append(_Done(result.frame.name, (result.labels.shape[0], result.labels.shape[1]), saved, now - last))
             last = now
             bar.update()
     if segmented.error is not None:
@@ -130,7 +130,7 @@ def _merged(frames: Iterable[Frame], single_object: bool) -> Iterator[Frame]:
     """Frames whose masks show one object, if that is asked for; its id is the mask's largest."""
     for frame in frames:
         given = frame.given
-        if single_object and given is not None:
+        if single_object and isinstance(given, GivenMask):
             object_id = max(given.ids)
             labels = np.where(given.labels > 0, object_id, 0)
             frame = frame._replace(given=given._replace(labels=labels, ids=(object_id,)))

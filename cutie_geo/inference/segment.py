@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.ops import bilinear
-from cutie_geo.structures import Frame, ObjectId
+from cutie_geo.structures import Frame, GivenMask, ObjectId
 
 
 class Segmented(NamedTuple):
@@ -24,9 +24,11 @@ class Segmented(NamedTuple):
 def segment_frames(tracker: Tracker, frames: Iterable[Frame]) -> Iterator[Segmented]:
     """Segment frames as they come; each is forgotten as soon as the next is asked for."""
     for frame in frames:
-        mask, ids = (None, None) if frame.given is None else (frame.given.labels, frame.given.ids)
+        given = frame.given
+        mask, ids = (given.labels, given.ids) if isinstance(given, GivenMask) else (given, None)
         probs = tracker.step(frame.image, mask, ids)
-        probs = bilinear(probs[None], frame.size)[0]
+        if frame.size is not None:
+            probs = bilinear(probs[None], frame.size)[0]
         yield Segmented(frame, probs, tracker.labels(probs), tuple(tracker.object_ids))
 
 

@@ -29,7 +29,7 @@ class ResNetFeatures(nn.Module):
     """The first three stages of a ResNet: features at strides 4, 8 and 16.
 
     Batch normalisation always uses its stored statistics, in training too; its weights and biases are trained. In
-    inference mode it is folded into the convolutions: the same values up to rounding, a seventh less time on a CPU.
+    inference mode on a CPU it is folded into the convolutions: the same values up to rounding, a seventh less time.
     """
 
     def __init__(self, name: str, in_channels: int = 3) -> None:
@@ -48,15 +48,21 @@ class ResNetFeatures(nn.Module):
         return super().train(False)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> list[Tensor]:
-        return (self._folded_body() if torch.is_inference_mode_enabled() else self.body)(x)
+        fold = torch.is_inference_mode_enabled() and x.device.type == "cpu"
+        return (self._folded_body() if fold else self.body)(x)
 
     def _folded_body(self) -> nn.Module:
         """The folded copy, made anew if a weight was changed or moved since."""
-        weights = [*self.body.parameters(), *self.body.buffers()]
-        made_from = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+        made_from = [_fingerprint(w) for w in (*self.body.parameters(), *self.body.buffers())]
         if self._folded[0] != made_from:
             self._folded = (made_from, [folded(self.body)])
         return self._folded[1][0]
+
+
+def _fingerprint(weight: Tensor) -> tuple[int, int, float]:
+    """Where a weight is, how often PyTorch saw it change, and a sample of it, since changes through `.data` go unseen."""
+    version = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), version, float(weight.detach()[:1].sum()) if weight.ndim else 0.0
 
 
 def folded(body: nn.Module) -> nn.Module:

@@ -197,6 +197,13 @@ def test_the_most_used_per_frame_rank_first() -> None:
     assert ranked(table, 99).tolist() == [1, 2, 0, 3]
 
 
+def test_what_was_never_read_ranks_behind_what_was() -> None:
+    table = tokens(0, 4)
+    table.use[0, 2], table.life[0, 2] = 0.25, 1 + NEWBORN_LIFE
+    assert ranked(table, 1).tolist() == [2]
+    assert not (table.use / table.life).isnan().any()
+
+
 def test_more_prototypes_than_candidates_means_all_of_them() -> None:
     candidates = tokens(0, 5)
     prototypes = consolidate(candidates, 128)
@@ -337,6 +344,14 @@ def test_a_bank_goes_on_from_its_saved_state(config: TrackerConfig) -> None:
     assert (sizes(other), other.frame_tokens, other.bytes()) == (sizes(straight), 48, straight.bytes())
     assert all(torch.equal(a, b) for a, b in zip(straight.tokens, other.tokens))
     assert int(state["tokens"]["key"][0, -1, 0]) == 8
+
+
+def test_a_saved_state_has_no_room_to_spare_and_shares_nothing() -> None:
+    bank = filled(5, LONG)
+    assert bank.tokens.key.untyped_storage().nbytes() > bank.count * KEY * 4
+    for name, column in bank.state_dict()["tokens"].items():
+        assert column.untyped_storage().nbytes() == column.numel() * 4
+        assert column.data_ptr() != getattr(bank.tokens, name).data_ptr()
 
 
 def test_dropping_objects_keeps_the_others_values_and_all_keys() -> None:

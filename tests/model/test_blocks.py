@@ -166,6 +166,15 @@ def test_folding_follows_weights_that_are_loaded(resnet: ResNetFeatures, assign:
         assert not torch.allclose(resnet(x)[-1], before)
 
 
+def test_folding_follows_weights_that_only_moved(resnet: ResNetFeatures) -> None:
+    """Two sets of new tensors, neither ever changed in place."""
+    x = torch.rand(1, 5, 32, 32)
+    for factor in (1.0, 0.9):
+        new = {name: t * factor if t.is_floating_point() else t.clone() for name, t in resnet.state_dict().items()}
+        resnet.load_state_dict(new, assign=True)
+        assert folded_error(resnet, x) < 1e-4
+
+
 def test_folding_follows_weights_to_another_type(resnet: ResNetFeatures) -> None:
     x = torch.rand(1, 5, 32, 32)
     assert folded_error(resnet, x) < 1e-4
@@ -292,6 +301,17 @@ def test_the_channel_gate_scales_the_convolutions_output_and_not_the_shortcut() 
     torch.testing.assert_close(block(x), expected)
 
 
+def test_the_channel_gate_keeps_its_shortcut_under_autocast() -> None:
+    torch.manual_seed(0)
+    block, x = ChannelGatedBlock(16), torch.randn(2, 16, 5, 6)
+    expected = block(x)
+    for given in (x, x.bfloat16()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = block(given)
+        assert result.dtype == given.dtype
+        torch.testing.assert_close(result.float(), expected, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize(("channels", "width"), [(256, 5), (128, 5), (64, 3), (32, 3), (16, 3)])
 def test_the_gate_is_as_wide_as_the_channels_ask(channels: int, width: int) -> None:
     assert ChannelGatedBlock(channels).gate.weight.shape == (1, 1, width)
@@ -403,3 +423,18 @@ def test_the_auxiliary_logits_reach_their_heads(network: CutieGeo, clip: tuple[T
     idle = without_gradient(network)
     assert not any(name.startswith(("sensory_head", "object_transformer")) for name in idle)
     assert "decoder.predict" in idle
+
+
+def test_a_change_behind_autograds_back_is_noticed_too() -> None:
+    torch.manual_seed(0)
+    features, x = ResNetFeatures("resnet18"), torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        before = features(x)[-1]
+    for parameter in features.parameters():
+        parameter.data.mul_(1.5)
+    with torch.inference_mode():
+        folded_result = features(x)[-1]
+    with torch.no_grad():
+        plain = features(x)[-1]
+    assert not torch.allclose(folded_result, before)
+    torch.testing.assert_close(folded_result, plain, rtol=1e-4, atol=1e-4)
