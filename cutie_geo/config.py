@@ -61,6 +61,9 @@ class ModelConfig:
             "decoder_dim",
         ):
             require(getattr(self, name) > 0, f"{name}: got {getattr(self, name)}, wanted a positive number")
+        require(self.position_scale > 0, f"position_scale: got {self.position_scale}, wanted more than 0")
+        temperature = self.position_temperature
+        require(temperature > 1, f"position_temperature: got {temperature}, wanted more than 1")
         require(self.num_queries % 2 == 0, f"num_queries: got {self.num_queries}, wanted an even number")
         require(
             self.value_dim % self.num_heads == 0,

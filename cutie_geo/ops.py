@@ -53,7 +53,8 @@ def bilinear(x: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor
 def nearest_labels(labels: Int[Tensor, "H W"], size: tuple[int, int]) -> Int[Tensor, "H2 W2"]:
     """Nearest resize of a label map by pixel centres ("nearest-exact"); ids of any size stay exact."""
     rows, columns = (
-        ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)).long().clamp_(max=old - 1).to(labels.device)
+        # whole numbers: where a centre lies between two pixels, rounding must not decide
+        ((2 * torch.arange(new, device=labels.device) + 1) * old) // (2 * new)
         for old, new in zip(labels.shape, size)
     )
     return labels[rows[:, None], columns]

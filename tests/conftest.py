@@ -64,6 +64,10 @@ def tiny_model() -> CutieGeo:
     torch.manual_seed(0)
     model = CutieGeo(tiny_config()).eval()
     with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):  # which start so that whole residual branches are zero
+                module.weight.uniform_(0.5, 1)
+                module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
         model.decoder.predict.weight.mul_(20)
         model.key_projection.key.weight.mul_(4)
     return model.to(memory_format=torch.channels_last)

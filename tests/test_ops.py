@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -419,3 +420,10 @@ def test_two_sparse_reads_agree_bit_for_bit() -> None:
     given, value = keys(0, positions=64, tokens=200), normal(0, 2, 3, 200, 5)
     first, second = (read_sparse(*top_k_affinity(*given, 30), value) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+@pytest.mark.parametrize(("old", "new"), [(1920, 854), (89, 34), (7, 3), (5, 13)])
+def test_the_nearest_label_is_that_of_the_pixel_which_holds_the_centre(old: int, new: int) -> None:
+    """Exactly, with fractions; torch's own rounding gets some sizes wrong."""
+    expected = [math.floor(Fraction(2 * i + 1, 2) * Fraction(old, new)) for i in range(new)]
+    assert nearest_labels(torch.arange(old)[None], (1, new))[0].tolist() == expected

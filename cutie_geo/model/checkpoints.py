@@ -97,7 +97,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path}: holds something else than named tensors, wanted a state dict")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    plain = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    if len(plain) < len(content):
+        raise ValueError(f"{path}: holds entries both with and without `module.`, wanted one of each name")
+    return plain
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
