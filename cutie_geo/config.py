@@ -123,7 +123,8 @@ class TrackerConfig:
     top_k: int = 30
     """Memory tokens that each query position reads."""
     chunk_size: int = -1
-    """Objects that go through the network together; -1 for all. Bounds memory, changes no value."""
+    """Objects that go through the network together; -1 for all. Bounds memory; changes values by rounding only, about
+    1e-6 in float32."""
     max_internal_size: int = -1
     """Frames whose shorter side is longer than this are shrunk to it for the network; -1 for never."""
     use_long_term: bool = False

@@ -98,7 +98,7 @@ def others(masks: Float[Tensor, "B N *rest"]) -> Float[Tensor, "B N *rest"]:
 
 
 def in_object_chunks(fn: Callable[..., tuple[Tensor, ...]], *per_object: Tensor, chunk: int) -> tuple[Tensor, ...]:
-    """`fn(*per_object)`, `chunk` objects at a time along axis 1. Bounds memory; changes no value."""
+    """`fn(*per_object)`, `chunk` objects at a time along axis 1. Bounds memory; changes values by rounding only."""
     count = per_object[0].shape[1]
     if chunk < 1 or chunk >= count:
         return fn(*per_object)

@@ -16,6 +16,7 @@ from typing import Any
 from cutie_geo.config import require
 from cutie_geo.data.background import atomic_write
 from cutie_geo.data.index import VideoRecord
+from cutie_geo.data.video import IMAGE_SUFFIXES
 from cutie_geo.inference.options import RunOptions
 
 NOTES = ".cutie_geo"
@@ -155,7 +156,8 @@ def input_digests(record: VideoRecord) -> dict[str, str]:
     for name, size in _frame_files(record.source):
         frames.update(f"{name} {size}\n".encode())
     frames.update(repr(None if record.saved is None else sorted(record.saved)).encode())
-    named = [*record.masks.items(), *([("", record.first_mask)] if record.first_mask else [])]
+    # a single mask's own name may say which frame it belongs to
+    named = [*record.masks.items(), *([(record.first_mask.stem, record.first_mask)] if record.first_mask else [])]
     for stem, path in named:
         keep = None if record.keep_ids is None else sorted(record.keep_ids.get(stem, ()))
         masks.update(f"{stem} {keep} {record.long_ids}\n".encode())
@@ -164,10 +166,11 @@ def input_digests(record: VideoRecord) -> dict[str, str]:
 
 
 def _frame_files(source: Path) -> list[tuple[str, int]]:
-    """Name and size of a video file, or of each visible file of a folder."""
+    """Name and size of a video file, or of each image in a folder."""
     try:
         if source.is_dir():
-            found = [path for path in sorted(source.iterdir()) if not path.name.startswith(".") and path.is_file()]
+            images = (path for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
+            found = [path for path in images if not path.name.startswith(".") and path.is_file()]
             return [(path.name, path.stat().st_size) for path in found]
         return [(source.name, source.stat().st_size)]
     except OSError:
@@ -186,7 +189,7 @@ def refuse_inputs(results: Results, record: VideoRecord, options: RunOptions) ->
     masks = [record.first_mask, *record.masks.values()]
     folders = {path.resolve().parent for path in masks if path is not None}
     inputs = folders | {record.source.resolve()}
-    targets = [results.root / record.name]
+    targets = [results.root, results.root / record.name]
     targets += [results.root / PROBS / record.name] if options.save_probs else []
     targets += [results.overlay(record.name)] if options.overlay else []
     for target in targets:

@@ -1,8 +1,7 @@
 """One video, one view: which objects there are, what was seen of them, and when."""
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,42 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutie_geo.config import TrackerConfig, build, merge, to_dict
+from cutie_geo.inference.given import Geometry, GivenChannels, image_size, object_ids, read_mask
 from cutie_geo.memory.objects import ObjectRegistry
 from cutie_geo.memory.video_memory import VideoMemory
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.ops import Padding, bilinear, internal_size, nearest_labels, padding_to, soft_aggregate
-from cutie_geo.structures import MAX_OBJECT_ID, FrameFeatures, ObjectId, Prediction, StateDict, as_labels
-
-
-class Geometry(NamedTuple):
-    """How a video's frames become what the network sees, and back."""
-
-    size: tuple[int, int]
-    """Height and width of the frames."""
-    internal: tuple[int, int]
-    """The same after shrinking to `max_internal_size`."""
-    padding: Padding
-
-    def enter(self, x: Float[Tensor, "C H W"]) -> Float[Tensor, "1 C H2 W2"]:
-        """Frame size to padded size, bilinear."""
-        return self.padding.pad(bilinear(x[None], self.internal))
-
-    def leave(self, x: Float[Tensor, "C H W"]) -> Float[Tensor, "C H2 W2"]:
-        """Padded size to frame size, bilinear."""
-        return bilinear(self.padding.crop(x)[None], self.size)[0]
-
-
-class _Given(NamedTuple):
-    """A user's mask at the padded size."""
-
-    masks: Float[Tensor, "n H W"]
-    ids: tuple[ObjectId, ...]
-    erased: Tensor
-    """(H, W) bool: where other objects' predictions are wiped out."""
+from cutie_geo.ops import internal_size, padding_to, soft_aggregate
+from cutie_geo.structures import FrameFeatures, ObjectId, Prediction, StateDict
 
 
 class Tracker:
-    """Segments one video frame by frame. Memory is bounded whatever its length if `use_long_term` is set.
+    """Segments one video frame by frame, in memory that is bounded whatever its length: it grows with objects, with the
+    number of frames on which objects join, and with frames pinned by `permanent`, and with nothing else.
 
     >>> import torch, cutie_geo
     >>> model = cutie_geo.load_model("cutie-small", weights="none", precision="fp32")
@@ -77,7 +51,6 @@ class Tracker:
         """Number of the frame that entered memory last."""
 
     # -------------------------------------------------------------------------------------------- the whole frame
-    @torch.inference_mode()
     def step(
         self,
         image: Any,
@@ -92,22 +65,28 @@ class Tracker:
         in the label map that count (default: all), or the ids of the N channels (default: 1 to N). A mask may name
         new objects, known ones or both; the objects that it does not name are predicted and keep the pixels that it
         leaves free. An empty mask is no mask. permanent: keep this frame's memory for the whole video. last: no later
-        frame follows, so nothing is memorised.
+        frame follows, so nothing is memorised unless `permanent` asks for it; objects that were first given then
+        can't be followed. The result is the caller's own: changing it changes nothing here.
 
         Raises ValueError, and changes nothing, for images or masks of another shape or size and for impossible ids.
         """
+        with torch.inference_mode():
+            prediction = self._step(image, mask, objects, permanent, last)
+        return self.restore(prediction)
+
+    def _step(self, image: Any, mask: Any, objects: Iterable[Any] | None, permanent: bool, last: bool) -> Prediction:
         geometry = self._geometry_of(image)
-        given = self._read_mask(mask, objects, geometry)
+        given = read_mask(mask, objects, geometry, self.model.device)
         if given is None and not self.registry.ids:
             self.geometry, self.frame = geometry, self.frame + 1
-            return torch.ones(1, *geometry.size, device=self.model.device)
+            return self._background()
         features = self.encode(image)
         prediction = None if given is not None and self._is_complete(given) else self.predict(features)
         if given is not None:
             prediction = self._accept(prediction, given)
         assert prediction is not None
         self.commit(features, prediction, permanent=permanent, last=last)
-        return self.restore(prediction)
+        return prediction
 
     # --------------------------------------------------------------------------------------------- its four parts
     @torch.inference_mode()
@@ -153,16 +132,24 @@ class Tracker:
         free. None as prediction stands for no known objects. Changes nothing: new objects exist once committed."""
         if self.geometry is None:
             raise ValueError("accept: no frame was encoded yet, wanted `encode` before it")
-        given = self._read_mask(mask, objects, self.geometry)
-        if given is not None:
-            return self._accept(prediction, given)
-        return prediction or Prediction(self._background(), ())
+        given = read_mask(mask, objects, self.geometry, self.model.device)
+        complete = given is not None and self._is_complete(given)
+        if prediction is None and self.registry.ids and not complete:
+            raise ValueError(f"accept: no prediction for the objects {self.registry.ids}, wanted that of `predict`")
+        if given is None:
+            return prediction or self._background()
+        return self._accept(None if complete else prediction, given)
 
     @torch.inference_mode()
     def commit(
         self, features: FrameFeatures, prediction: Prediction, permanent: bool = False, last: bool = False
     ) -> None:
-        """Make `prediction` the past: clock, objects, last mask, sensory memory, usage, and, where due, memory."""
+        """Make `prediction` the past: clock, objects, last mask, sensory memory, usage, and, where due, memory.
+
+        Raises ValueError if objects were removed since the prediction was made.
+        """
+        if list(prediction.ids[: len(self.registry)]) != self.registry.ids:
+            raise ValueError(f"commit: got a prediction of {list(prediction.ids)}, wanted {self.registry.ids} first")
         self.frame += 1
         due = (self.frame - self.memory_frame >= self.config.mem_every or prediction.given) and not last
         self.registry.add(prediction.ids)
@@ -172,7 +159,7 @@ class Tracker:
             self.memory.sensory = prediction.sensory
         if not prediction.ids:
             return
-        self.last_mask = prediction.probs[None, 1:]
+        self.last_mask = prediction.probs[None, 1:].clone()  # the rest of the prediction need not be held
         if due or permanent:
             self._memorise(features, prediction.ids, permanent)
 
@@ -185,9 +172,10 @@ class Tracker:
         self.memory_frame = self.frame
 
     def restore(self, prediction: Prediction) -> Float[Tensor, "N1 H W"]:
-        """A prediction's probabilities at the frame's own size."""
-        assert self.geometry is not None, "a prediction comes from an encoded frame"
-        return self.geometry.leave(prediction.probs)
+        """A prediction's probabilities at the frame's own size, in memory of their own."""
+        if self.geometry is None:
+            raise ValueError("restore: no frame was encoded yet, wanted `encode` before it")
+        return self.geometry.leave(prediction.probs).clone()
 
     # ----------------------------------------------------------------------------------------------------- objects
     @property
@@ -201,9 +189,9 @@ class Tracker:
             raise ValueError(f"labels: got {probs.shape[0]} channels, wanted background + {len(self.registry)} objects")
         return self.registry.paint(probs)
 
-    def remove(self, ids: Iterable[Any]) -> None:
+    def remove(self, ids: Any) -> None:
         """Forget objects, and every trace of them. Raises ValueError for an id that is not tracked."""
-        stay = self.registry.remove([_object_id(i) for i in ids])
+        stay = self.registry.remove(object_ids(ids))
         remaining = self.registry.ids
         if self.last_mask is not None:
             self.last_mask = self.last_mask[:, stay.to(self.last_mask.device)] if remaining else None
@@ -226,8 +214,11 @@ class Tracker:
             self.memory.sensory = torch.zeros_like(self.memory.sensory)
 
     def configure(self, **options: Any) -> None:
-        """Change options in mid-video; limits of memory are met at the next write. `use_long_term` must stay."""
+        """Change options in mid-video; limits of memory are met at the next write. `use_long_term` and
+        `max_internal_size` must stay: ValueError."""
         config = build(TrackerConfig, merge(to_dict(self.config), options), "Tracker.configure")
+        if config.max_internal_size != self.config.max_internal_size and self.geometry is not None:
+            raise ValueError("Tracker.configure: max_internal_size can't change within a video")
         if config.use_long_term != self.config.use_long_term and self.memory.ids:
             raise ValueError("Tracker.configure: use_long_term can't change while objects are tracked")
         self.config = config
@@ -263,18 +254,32 @@ class Tracker:
             raise ValueError(f"tracker state: missing {', '.join(absent)}")
         config = build(TrackerConfig, state["config"], "tracker state.config")
         memory, device = VideoMemory(config), self.model.device
-        memory.load_state_dict(state["memory"], device)
-        if memory.summary is not None and memory.summary.shape[2:] != self._summary_shape():
-            got, expected = tuple(memory.summary.shape[2:]), self._summary_shape()
-            raise ValueError(f"tracker state: made by another model (summaries {got}, wanted {expected})")
-        self.config, self.memory = config, memory
-        self.registry = ObjectRegistry(state["objects"])
-        self.frame, self.memory_frame = state["frame"], state["memory_frame"]
-        self.geometry = self._geometry(tuple(state["size"])) if state["size"] else None
-        self.last_mask = None if state["last_mask"] is None else state["last_mask"].to(device)
+        try:
+            memory.load_state_dict(state["memory"], device)
+            objects = object_ids(state["objects"])
+            frame, memory_frame = int(state["frame"]), int(state["memory_frame"])
+            size = tuple(int(side) for side in state["size"]) if state["size"] else None
+            last_mask = None if state["last_mask"] is None else state["last_mask"].to(device)
+            self._check_state(memory, objects, last_mask)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"tracker state: damaged ({type(error).__name__}: {error})") from None
+        self.config, self.memory, self.registry = config, memory, ObjectRegistry(objects)
+        self.frame, self.memory_frame, self.last_mask = frame, memory_frame, last_mask
+        self.geometry = self._geometry((size[0], size[1])) if size else None
 
-    def _summary_shape(self) -> tuple[int, int]:
-        return self.model.config.num_queries, self.model.config.value_dim + 1
+    def _check_state(self, memory: VideoMemory, objects: list[ObjectId], last_mask: Tensor | None) -> None:
+        """Raises ValueError for a memory of another model or of other objects."""
+        model = self.model.config
+        if memory.summary is not None:
+            got = (*memory.summary.shape[2:], *(bank.tokens.key.shape[-1] for bank in memory.banks[:1]))
+            wanted = (model.num_queries, model.value_dim + 1, model.key_dim)
+            if got != wanted:
+                raise ValueError(f"tracker state: made by another model (queries, values, keys {got}, wanted {wanted})")
+        counts = {len(objects), len(memory.ids)} if memory.ids else {len(objects)}
+        if last_mask is not None:
+            counts.add(last_mask.shape[1])
+        if len(counts) > 1 or (memory.ids and memory.ids != objects):
+            raise ValueError(f"tracker state: memory of {memory.ids}, wanted that of its objects {objects}")
 
     # ----------------------------------------------------------------------------------------------------- details
     def _sensory_frames(self) -> set[int]:
@@ -290,61 +295,16 @@ class Tracker:
 
     def _geometry_of(self, image: Any) -> Geometry:
         """Checks an image. Raises ValueError unless it is an RGB image of the video's size."""
-        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            shape = f"{tuple(image.shape)} of {image.dtype}" if hasattr(image, "shape") else type(image).__name__
-            raise ValueError(f"image: got {shape}, wanted a tensor (3, H, W) of floats in [0, 1]")
-        size = (image.shape[1], image.shape[2])
-        if min(size) < 1:
-            raise ValueError(f"image: got size {size}, wanted at least one pixel")
+        size = image_size(image)
         if self.geometry is not None and size != self.geometry.size:
             raise ValueError(f"image: got size {size} in a video of {self.geometry.size}; one tracker is for one size")
         return self.geometry or self._geometry(size)
 
-    def _read_mask(
-        self, mask: Tensor | np.ndarray | None, objects: Iterable[Any] | None, geometry: Geometry
-    ) -> _Given | None:
-        """A user's mask at the padded size; None where nothing is given."""
-        if mask is None:
-            if objects is not None:
-                raise ValueError("objects: given without a mask")
-            return None
-        mask = torch.as_tensor(mask)
-        if tuple(mask.shape[-2:]) != geometry.size:
-            raise ValueError(f"mask: got size {tuple(mask.shape[-2:])}, wanted the image's {geometry.size}")
-        ids = None if objects is None else tuple(_object_id(i) for i in objects)
-        if ids is not None and len(set(ids)) != len(ids):
-            raise ValueError(f"objects: got {list(ids)}, wanted each id once")
-        given = self._read_soft(mask, ids, geometry) if mask.ndim == 3 else self._read_labels(mask, ids, geometry)
-        return given if given.ids else None
-
-    def _read_labels(self, mask: Tensor, ids: tuple[ObjectId, ...] | None, geometry: Geometry) -> _Given:
-        labels = as_labels(mask).to(self.model.device)
-        if ids is None:
-            ids = tuple(_object_id(i) for i in labels.unique().tolist() if i != 0)
-        labels = geometry.padding.pad(nearest_labels(labels, geometry.internal))
-        channels = [labels == i for i in ids]
-        masks = torch.stack(channels).float() if ids else labels.new_zeros(0, *labels.shape, dtype=torch.float32)
-        return _Given(masks, ids, labels > 0)
-
-    def _read_soft(self, mask: Tensor, ids: tuple[ObjectId, ...] | None, geometry: Geometry) -> _Given:
-        if not mask.is_floating_point() and mask.dtype != torch.bool:
-            raise ValueError(f"mask: got {tuple(mask.shape)} of {mask.dtype}, wanted (N, H, W) of floats in [0, 1]")
-        ids = tuple(range(1, mask.shape[0] + 1)) if ids is None else ids
-        if len(ids) != mask.shape[0]:
-            raise ValueError(f"mask: got {mask.shape[0]} channels, wanted one for each of the {len(ids)} objects")
-        mask = mask.to(self.model.device, torch.float32)
-        if not bool(((mask >= 0) & (mask <= 1)).all()):
-            raise ValueError("mask: got values outside [0, 1]")
-        if not ids:
-            return _Given(mask, ids, mask.new_zeros(mask.shape[1:], dtype=torch.bool))
-        masks = geometry.enter(mask)[0]
-        return _Given(masks, ids, masks.amax(dim=0) > 0.5)
-
-    def _is_complete(self, given: _Given) -> bool:
+    def _is_complete(self, given: GivenChannels) -> bool:
         """Whether a mask leaves nothing to predict: it names all known objects and, unless there are none, no new."""
         return not self.registry.ids or set(given.ids) == set(self.registry.ids)
 
-    def _accept(self, prediction: Prediction | None, given: _Given) -> Prediction:
+    def _accept(self, prediction: Prediction | None, given: GivenChannels) -> Prediction:
         known = prediction.ids if prediction is not None else tuple(self.registry.ids)
         ids = known + tuple(i for i in given.ids if i not in known)
         height, width = given.masks.shape[-2:]
@@ -358,19 +318,7 @@ class Tracker:
             return Prediction(probs, ids, given=True)
         return prediction._replace(probs=probs, ids=ids, given=True)
 
-    def _background(self) -> Float[Tensor, "1 H W"]:
-        assert self.geometry is not None
-        padding, (height, width) = self.geometry.padding, self.geometry.internal
-        return torch.ones(1, height + padding.top + padding.bottom, width + padding.left + padding.right)
-
-
-def _object_id(value: Any) -> ObjectId:
-    """An id as a Python int. Raises ValueError unless it is a whole number from 1 to 2**31 - 1."""
-    try:
-        plain: Any = value.item() if isinstance(value, Tensor) else value
-        number = operator.index(plain)
-    except (TypeError, AttributeError):
-        raise ValueError(f"object id: got {value!r}, wanted a whole number") from None
-    if not 1 <= number <= MAX_OBJECT_ID:
-        raise ValueError(f"object id: got {number}, wanted 1 to {MAX_OBJECT_ID}")
-    return number
+    def _background(self) -> Prediction:
+        """Where there are no objects, all is background."""
+        assert self.geometry is not None, "the frame's size is known before anything is predicted"
+        return Prediction(torch.ones(1, *self.geometry.padded, device=self.model.device), ())

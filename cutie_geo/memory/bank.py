@@ -16,7 +16,7 @@ class TokenBank:
 
     The rows are `[long-term | pinned | recent]`, so that a read sees one table and copies nothing. Pinned tokens stay
     for the whole video. Recent ones leave first in, first out, or, with long-term memory, are consolidated. The table
-    grows to a bound that does not depend on the video's length and then keeps its place in memory.
+    grows to a bound that does not depend on the video's length and then keeps its size.
     """
 
     def __init__(self, ids: Sequence[ObjectId], config: TrackerConfig) -> None:
@@ -145,8 +145,9 @@ class TokenBank:
     def bytes(self) -> tuple[int, int]:
         """Memory taken by working and by long-term tokens, room to spare included."""
         row = sum(column[..., :1, :].numel() * column.element_size() for column in self._columns)
-        working = min(self._columns.count, self.num_pinned + self._recent_limit())
-        return working * row, (self._columns.count - working) * row
+        capacity = self._columns.count
+        long = max(self.num_long, capacity - self.num_pinned - self._recent_limit()) if self.config.use_long_term else 0
+        return (capacity - long) * row, long * row
 
     def state_dict(self) -> StateDict:
         """Everything but the configuration."""

@@ -25,9 +25,6 @@ class VideoMemory:
         self.sensory: Float[Tensor, "1 N C h w"] | None = None
         self.summary: Float[Tensor, "1 N Q S"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def views(self, last_mask: Float[Tensor, "1 N H W"]) -> Iterator[tuple[Int[Tensor, "n"], MemoryView]]:
         """Each bank's slots and what its objects remember; `last_mask` has all objects of the frame before."""
         assert self.sensory is not None and self.summary is not None, "nothing is in memory yet"

@@ -60,9 +60,9 @@ class ResNetFeatures(nn.Module):
 
 
 def _fingerprint(weight: Tensor) -> tuple[int, int, float]:
-    """Where a weight is, how often it was seen to change, and a sample of it, since changes of `.data` go unseen."""
+    """Where a weight is, how often it was seen to change, and its sum, since changes of `.data` go unseen."""
     version = 0 if weight.is_inference() else weight._version
-    return weight.data_ptr(), version, float(weight.detach()[:1].sum()) if weight.ndim else 0.0
+    return weight.data_ptr(), version, float(weight.detach().sum())
 
 
 def folded(body: nn.Module) -> nn.Module:

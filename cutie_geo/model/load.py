@@ -41,7 +41,9 @@ def load_model(
     if str(weights) == "none":
         log.warning("%s has random weights: its masks mean nothing", name)
     else:
-        path = catalogue.fetch(name) if str(weights) == "auto" else Path(weights)
+        if str(weights).startswith("hf://"):
+            raise ValueError(f"weights {weights}: models on the Hugging Face hub can't be loaded yet; wanted a file")
+        path = catalogue.fetch(name) if str(weights) == "auto" else Path(weights).expanduser()
         log.info("%s: %d entries loaded from %s", name, load_weights(model, path), path)
     model.precision = dtype
     return model.eval().to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -3,7 +3,6 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -172,8 +171,3 @@ class CutieGeo(nn.Module):
     def _with_others(self, masks: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N K H W"]:
         """Each object's mask and, unless this network is for single objects, the sum of the others'."""
         return masks.unsqueeze(2) if self.config.single_object else torch.stack([masks, others(masks)], dim=2)
-
-
-def softmax_probs(decoded: Decoded) -> Float[Tensor, "B N1 H W"]:
-    """Probabilities of background and objects, summing to 1."""
-    return F.softmax(decoded.logits, dim=1)

@@ -397,3 +397,81 @@ def assert_same_state(one: Any, other: Any) -> None:
         assert torch.equal(one, other)
     else:
         assert one == other
+
+
+# ------------------------------------------------------------------------------------------- what review brought up
+def test_a_result_is_the_callers_own(tiny_model: CutieGeo) -> None:
+    image = clip(5)[0][3:]
+    tracker, other = started(tiny_model), started(tiny_model)
+    tracker.step(image[0]).mul_(0)  # in place, outside inference mode
+    other.step(image[0])
+    assert torch.equal(tracker.step(image[1]), other.step(image[1]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 255.0, -1.0])
+def test_images_outside_the_range_are_refused_and_change_nothing(tiny_model: CutieGeo, bad: float) -> None:
+    tracker = started(tiny_model)
+    before, image = tracker.state_dict(), clip(4)[0][3].clone()
+    image[0, 0, 0] = bad
+    with pytest.raises(ValueError, match="wanted 0 to 1"):
+        tracker.step(image)
+    assert_same_state(before, tracker.state_dict())
+
+
+def test_four_parts_make_a_step_of_a_complete_mask_too(tiny_model: CutieGeo) -> None:
+    images, labels = clip(5)
+    whole, parts = started(tiny_model, **LONG), started(tiny_model, **LONG)
+    whole.step(images[3], labels[3])
+    features = parts.encode(images[3])
+    parts.commit(features, parts.accept(parts.predict(features), labels[3]))
+    assert_same_state(whole.state_dict(), parts.state_dict())
+
+
+def test_a_prediction_of_removed_objects_can_not_be_committed(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model)
+    features = tracker.encode(clip(4)[0][3])
+    prediction = tracker.predict(features)
+    tracker.remove([1])
+    with pytest.raises(ValueError, match="commit"):
+        tracker.commit(features, prediction)
+    assert tracker.object_ids == [2, 3]
+
+
+def test_a_mask_of_some_objects_needs_a_prediction_of_the_others(tiny_model: CutieGeo) -> None:
+    images, labels = clip(4)
+    tracker = started(tiny_model)
+    tracker.encode(images[3])
+    with pytest.raises(ValueError, match="no prediction"):
+        tracker.accept(None, torch.where(labels[3] == 1, 1, 0))
+
+
+def test_the_internal_size_can_not_change_within_a_video(tiny_model: CutieGeo) -> None:
+    with pytest.raises(ValueError, match="max_internal_size"):
+        started(tiny_model).configure(max_internal_size=32)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"memory": None}, {"memory": {}}, {"objects": ["a"]}, {"objects": [1, 2]}, {"frame": None}, {"size": "ab"}],
+)
+def test_damaged_states_are_refused_and_change_nothing(tiny_model: CutieGeo, damage: dict[str, Any]) -> None:
+    tracker = started(tiny_model)
+    before = tracker.state_dict()
+    with pytest.raises(ValueError, match=r"tracker state|object id|invalid literal"):
+        tracker.load_state_dict(before | damage)
+    assert_same_state(before, tracker.state_dict())
+
+
+def test_label_maps_of_any_memory_order_and_byte_order_are_read(tiny_model: CutieGeo) -> None:
+    images, labels = clip(1)
+    plain = labels[0].numpy().astype(np.int32)
+    expected = Tracker(tiny_model).step(images[0], plain)
+    mirrored, swapped = plain[:, ::-1].copy()[:, ::-1], plain.astype(">i4")
+    for mask in (mirrored, swapped, plain.astype(np.uint8), plain.astype(np.uint16)):
+        assert torch.equal(Tracker(tiny_model).step(images[0], mask), expected)
+
+
+def test_long_term_bytes_are_reported_as_soon_as_there_are_long_term_tokens(tiny_model: CutieGeo) -> None:
+    tracker = started(tiny_model, frames=8, mem_every=1, use_long_term=True, long_term=SMALL_LONG_TERM)
+    assert tracker.memory.banks[0].num_long > 0
+    assert tracker.memory_report()["long_term"] > 0

@@ -394,7 +394,6 @@ def test_objects_that_enter_together_share_a_bank() -> None:
     assert [bank.ids for bank in memory.banks] == [[5, 2], [9], [1, 4]]
     assert [frames_of(bank.tokens)[::PLACES] for bank in memory.banks] == [[0, 2, 3, 4, 5], [2, 3, 4, 5], [3, 4, 5]]
     assert [bank.num_pinned for bank in memory.banks] == [PLACES] * 3
-    assert len(memory) == 5
 
 
 def test_every_object_finds_its_own_values_and_state() -> None:
