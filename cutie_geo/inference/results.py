@@ -189,9 +189,9 @@ def refuse_inputs(results: Results, record: VideoRecord, options: RunOptions) ->
     masks = [record.first_mask, *record.masks.values()]
     folders = {path.resolve().parent for path in masks if path is not None}
     inputs = folders | {record.source.resolve()}
-    targets = [results.root, results.root / record.name]
+    targets = [results.root / record.name]
     targets += [results.root / PROBS / record.name] if options.save_probs else []
     targets += [results.overlay(record.name)] if options.overlay else []
     for target in targets:
-        clash = target.resolve() in inputs
+        clash = target.resolve() in inputs or results.root.resolve() == record.source.resolve()
         require(not clash, f"{results.root}: results would overwrite the input in {target}; wanted another --output")

@@ -308,6 +308,36 @@ def test_results_of_other_settings_are_refused_with_advice(
     assert contents(tmp_path / "out") != before
 
 
+def test_a_mask_that_moves_to_another_frame_is_another_input(run: Run, tmp_path: Path, capsys: Said):
+    frames = write_frames(tmp_path / "bear", 5)
+    late, first = write_mask(tmp_path / "00003.png"), write_mask(tmp_path / "first" / "00000.png")
+    assert run("--video", frames, "--mask", late) == 0
+    capsys.readouterr()
+    assert run("--video", frames, "--mask", first) == 2
+    assert "made with other masks" in only_error(capsys)
+
+
+def test_a_stray_file_among_the_frames_is_no_other_input(run: Run, tmp_path: Path, capsys: Said):
+    frames, mask = write_frames(tmp_path / "bear", 4), write_mask(tmp_path / "m.png")
+    assert run("--video", frames, "--mask", mask) == 0
+    (frames / "Thumbs.db").write_bytes(b"x")
+    capsys.readouterr()
+    assert run("--video", frames, "--mask", mask) == 0
+    assert "1 already complete" in capsys.readouterr().out
+
+
+def test_a_mask_may_lie_where_the_results_go(run: Run, tmp_path: Path):
+    frames, mask = write_frames(tmp_path / "bear", 2), write_mask(tmp_path / "out" / "m.png")
+    assert run("--video", frames, "--mask", mask) == 0
+
+
+def test_results_do_not_go_into_the_folder_of_the_frames(run: Run, tmp_path: Path, capsys: Said):
+    frames, mask = write_frames(tmp_path / "bear", 4), write_mask(tmp_path / "m.png")
+    assert run("--video", frames, "--mask", mask, "--output", frames) == 2
+    assert "overwrite the input" in only_error(capsys)
+    assert not (frames / "bear").exists()
+
+
 def test_overwrite_leaves_nothing_of_before(run: Run, tmp_path: Path):
     frames = write_frames(tmp_path / "bear", 5)
     mask = write_mask(tmp_path / "m.png")
