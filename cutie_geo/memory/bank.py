@@ -131,7 +131,10 @@ class TokenBank:
         rows = sum(part.count for part in parts)
         bound = max(self._bound(), rows)
         old = max(capacity, self._table.count if self._table is not None else 0)
-        capacity = min(old if rows <= old else rows * 3 // 2, bound)
+        # all of working memory's room from the start, long-term memory's as it fills: each then keeps its size
+        working = self.num_pinned + self._recent_limit()
+        enough = self.num_long + working <= old
+        capacity = min(old if enough else max(rows, self.num_long * 3 // 2 + working), bound)
         columns = []
         for pieces in zip(*parts):
             column = pieces[0].new_empty(*pieces[0].shape[:-2], capacity, pieces[0].shape[-1])
