@@ -45,7 +45,7 @@ def test_three_thousand_frames_take_no_more_memory_or_time_than_five_hundred(tin
             early.load_state_dict(tracker.state_dict())
         seconds = seconds_of(tracker, image, mask)
         held.append(tracker.memory_report())
-        if t >= 2900:
+        if t >= 2700:
             late_seconds.append(seconds)
             early_seconds.append(seconds_of(early, image))
     assert tracker.object_ids == list(range(1, len(DISCS) + 1))
@@ -54,4 +54,6 @@ def test_three_thousand_frames_take_no_more_memory_or_time_than_five_hundred(tin
     full = next(t for t, report in enumerate(held) if report == held[-1])
     assert full < 500
     assert all(report == held[-1] for report in held[full:])
-    assert statistics.median(late_seconds) <= 1.05 * statistics.median(early_seconds)
+    # the quicker half of three hundred frames each: what disturbs a frame only ever adds to its time
+    late, early_on = (statistics.fmean(sorted(part)[:150]) for part in (late_seconds, early_seconds))
+    assert late <= 1.05 * early_on
