@@ -2,12 +2,21 @@
 
 from typing import Any
 
-from cutie_geo.config import EncoderConfig, ModelConfig
+import yaml
+
+from cutie_geo.config import ModelConfig, build
+
+TINY_YAML = """\
+encoder: {vision: resnet18}
+key_dim: 16
+value_dim: 32
+num_queries: 4
+num_heads: 2
+num_blocks: 2
+feedforward_dim: 64
+decoder_dim: 16
+"""
 
 
 def tiny_config(**changes: Any) -> ModelConfig:
-    sizes: dict[str, Any] = {
-        "key_dim": 16, "value_dim": 32, "num_queries": 4, "num_heads": 2, "num_blocks": 2, "feedforward_dim": 64,
-        "decoder_dim": 16,
-    }  # fmt: skip
-    return ModelConfig(encoder=EncoderConfig(vision="resnet18"), **(sizes | changes))
+    return build(ModelConfig, yaml.safe_load(TINY_YAML) | changes)

@@ -8,18 +8,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 from PIL import Image
+from tiny import TINY_YAML
 
 SIZE = (64, 96)
-TINY_MODEL = """\
-encoder: {vision: resnet18}
-key_dim: 16
-value_dim: 32
-num_queries: 4
-num_heads: 2
-num_blocks: 2
-feedforward_dim: 64
-decoder_dim: 16
-"""
 PALETTE = bytes(255 - i % 251 for i in range(768))
 """Of nobody else, so that it can be recognised."""
 
@@ -27,7 +18,7 @@ PALETTE = bytes(255 - i % 251 for i in range(768))
 def tiny_options(folder: Path) -> list[str]:
     """Options for a small model with random weights, on any machine the same; writes its configuration."""
     path = folder / "tiny.yaml"
-    path.write_text(TINY_MODEL)
+    path.write_text(TINY_YAML)
     return ["--model", str(path), "--weights", "none", "--precision", "fp32", "--device", "cpu", "--cpu-threads", "1"]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import TINY_YAML
 from torch import nn
 
 from cutie_geo.config import EncoderConfig, ModelConfig
@@ -12,23 +13,13 @@ from cutie_geo.model import weights as catalogue
 from cutie_geo.model.load import load_model, resolve_device, resolve_precision
 from cutie_geo.model.network import CutieGeo
 
-TINY = """\
-encoder: {vision: resnet18}
-key_dim: 16
-value_dim: 32
-num_queries: 4
-num_heads: 2
-num_blocks: 2
-feedforward_dim: 64
-decoder_dim: 16
-"""
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def tiny_file(tmp_path: Path) -> str:
     path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(TINY_YAML)
     return str(path)
 
 
