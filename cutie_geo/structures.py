@@ -20,6 +20,13 @@ ObjectId = int
 MAX_OBJECT_ID = 2**31 - 1
 
 
+class FrozenFile(NamedTuple):
+    """The file that a frozen encoder was loaded from: a checkpoint names it instead of holding the same tensors."""
+
+    name: str
+    sha256: str
+
+
 class GivenMask(NamedTuple):
     """What a user says about one frame: which pixels belong to which object."""
 
@@ -59,6 +66,13 @@ class FrameFeatures(NamedTuple):
     """At least 1: how sharply a token of this frame is matched once it is in memory."""
     selection: Float[Tensor, "B P CK"]
     """In [0, 1]: which key channels matter when this frame asks."""
+    depth: Float[Tensor, "B H1 W1"] | None = None
+    """Relative inverse depth, larger is nearer, at the geometry encoder's own size; None unless it was asked for."""
+
+    def frames(self) -> "list[FrameFeatures]":
+        """One by one, as views."""
+        parts = [(None,) * len(self.image) if field is None else field.split(1) for field in self]
+        return [FrameFeatures(*fields) for fields in zip(*parts)]
 
 
 class MemoryTokens(NamedTuple):

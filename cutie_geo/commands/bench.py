@@ -4,9 +4,11 @@ import argparse
 import itertools
 import os
 import platform
+import shlex
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from cutie_geo.commands.flops import frame_cost, peak_gflop_per_second, table
 from cutie_geo.commands.infer import DEFAULT_MODEL, device_name, versions
-from cutie_geo.config import TrackerConfig, build, merge, parse_overrides, preset_names, require, to_dict
+from cutie_geo.commands.suite import ENSEMBLE_OBJECTS, HEADER, PLAIN_OBJECTS, ROOF, ensemble, line, plain, throughput
+from cutie_geo.config import TrackerConfig, build, parse_overrides, preset_names, require, split_overrides, to_dict
 from cutie_geo.data.render import SceneConfig, render_frames
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
 from cutie_geo.inference.results import write_json
@@ -24,6 +28,8 @@ from cutie_geo.model.load import load_model, resolve_device, resolve_precision
 from cutie_geo.model.network import CutieGeo
 
 HELP = "measure seconds per frame and memory"
+SHOWN = 8
+"""Different frames of an endless video."""
 WARM_UP = 2
 """Frames after the first that are left out: caches and kernels are still being made ready."""
 
@@ -31,37 +37,116 @@ Row = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=DEFAULT_MODEL, help=f"{', '.join(preset_names())}, or a YAML file")
+    parser.add_argument("--flops", action="store_true", help="count GFLOP by part of the network, beside the time")
+    parser.add_argument(
+        "--suite", choices=["gpu"], help="gpu: the paper's model in bf16 with 1, 5 and 20 objects, and its ensemble"
+    )
+    parser.add_argument("--lookahead", type=int, default=4, metavar="N", help="of --suite: frames encoded as one batch")
+    parser.add_argument("--roof", type=float, default=ROOF, help="of --suite: TFLOP/s that the device can do at best")
+    parser.add_argument("--compile", action="store_true", help="compile the network first")
+    parser.add_argument("--model", default=None, help=f"{', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--weights", default="none", help="none (speed doesn't depend on them), auto, or a file")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", nargs="+", default=["auto"], help="one or more of auto, fp32, bf16, fp16")
-    parser.add_argument("--objects", nargs="+", type=int, default=[1, 5], help="numbers of objects")
-    parser.add_argument("--frames", nargs="+", type=int, default=[23], help="lengths of the video, from 4 on")
+    parser.add_argument(
+        "--precision", nargs="+", default=None, help="one or more of auto, fp32, bf16, fp16 (default: auto)"
+    )
+    parser.add_argument("--objects", nargs="+", type=int, help="numbers of objects (default: 1 5)")
+    parser.add_argument("--frames", nargs="+", type=int, help="lengths of the video, from 4 on (default: 23)")
     parser.add_argument("--size", nargs="+", default=["480x854"], help="frame sizes, HEIGHTxWIDTH")
     parser.add_argument("--cpu-threads", type=int, help="threads that compute on the CPU")
     parser.add_argument("--json", type=Path, help="file for the results")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="tracker options, such as use_long_term=true")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="options of tracker or model, such as use_long_term=true"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure every combination; return the exit status."""
+    _fill_in(args)
     options = _checked(args)
     sizes = [_size(text) for text in args.size]
     facts = machine(resolve_device(args.device))
-    print("\n".join(f"{name}: {value}" for name, value in facts.items()))
-    print(f"{'precision':>9} {'size':>9} {'objects':>7} {'frames':>6} {'first s':>8} {'s/frame':>8} {'p95':>8} "
-          f"{'frames/s':>8} {'peak MiB':>9} {'held MiB':>9}")  # fmt: skip
-    rows = []
-    for precision in args.precision:
-        model = load_model(args.model, args.weights, args.device, precision)
-        for size in sizes:
-            for objects, frames in itertools.product(args.objects, args.frames):
-                rows.append(measure(model, options, size, objects, frames))
-                print(_line(rows[-1]), flush=True)
+    print("\n".join(f"{name}: {value}" for name, value in (facts | {"command": shlex.join(args.command_line)}).items()))
+    measure_all = _flops if args.flops else _suite if args.suite else _seconds
+    rows = measure_all(args, options, sizes)
     if args.json:
         write_json(args.json, _report(args, facts, options, rows))
         print(f"results: {args.json.resolve()}")
     return 0
+
+
+def _fill_in(args: argparse.Namespace) -> None:
+    """Defaults, which depend on what is measured. Raises ValueError for measurements that exclude each other."""
+    require(not (args.flops and args.suite), "--flops and --suite: wanted one of them")
+    suite = args.suite is not None
+    args.model = args.model or ("cutie-geo-large" if suite else DEFAULT_MODEL)
+    args.precision = args.precision or (["bf16"] if suite else ["auto"])
+    args.frames = args.frames or ([120] if suite else [23])
+    args.objects = args.objects or (list(PLAIN_OBJECTS) if suite else [1] if args.flops else [1, 5])
+    if suite and args.device == "auto":
+        require(torch.cuda.is_available(), "--suite gpu: no GPU here; --device cpu rehearses it, slowly")
+
+
+def _model(args: argparse.Namespace, precision: str) -> CutieGeo:
+    model = load_model(args.model, args.weights, args.device, precision, split_overrides(args.overrides)[0])
+    if args.compile:
+        model.compile_parts()
+    return model
+
+
+def _seconds(args: argparse.Namespace, options: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Row]:
+    """Seconds per frame of every combination."""
+    print(f"{'precision':>9} {'size':>9} {'objects':>7} {'frames':>6} {'first s':>8} {'s/frame':>8} {'p95':>8} "
+          f"{'frames/s':>8} {'peak MiB':>9} {'held MiB':>9}")  # fmt: skip
+    rows = []
+    for precision in args.precision:
+        model = _model(args, precision)
+        for size in sizes:
+            for objects, frames in itertools.product(args.objects, args.frames):
+                rows.append(measure(model, options, size, objects, frames))
+                print(_line(rows[-1]), flush=True)
+    return rows
+
+
+def _flops(args: argparse.Namespace, options: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Row]:
+    """GFLOP and time of every part."""
+    rows: list[Row] = []
+    for precision in args.precision:
+        model = _model(args, precision)
+        peak = peak_gflop_per_second(model, partial(_synchronise, model.device))
+        for size, objects in ((size, objects) for size in sizes for objects in args.objects):
+            frames, mask = partial(_endless, size, model.device), _regions(size, objects)
+            cost = frame_cost(model, options, frames, mask, partial(_synchronise, model.device))
+            dtype = str(model.precision).removeprefix("torch.")
+            print(f"\n{args.model}, {size[0]}x{size[1]}, {dtype}, per frame\n{table(cost, objects, peak)}", flush=True)
+            facts = {"precision": dtype, "size": list(size), "objects": objects, "limit_gflop_per_second": peak}
+            rows.append(facts | {"parts": [part._asdict() for part in cost]})
+    return rows
+
+
+def _suite(args: argparse.Namespace, options: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Row]:
+    """Frames per second, the share of the roof and the peak memory, of the plain model and of the ensemble."""
+    rows: list[Row] = []
+    for precision in args.precision:
+        model = _model(args, precision)
+        for size in sizes:
+            print(f"\n{args.model}, {size[0]}x{size[1]}, {str(model.precision).removeprefix('torch.')}, "
+                  f"{args.lookahead} frames a batch, roof {args.roof:g} TFLOP/s\n{HEADER}")  # fmt: skip
+            several = [objects for objects in args.objects if objects in ENSEMBLE_OBJECTS]
+            cases = [(plain(size), n) for n in args.objects] + [(ensemble(size), n) for n in several]
+            for views, objects in cases:
+                frames, mask = partial(_endless, size, model.device), _regions(size, objects).to(model.device)
+                settle = partial(_synchronise, model.device)
+                try:
+                    row = throughput(model, options, views, mask, frames, args.frames[0], args.lookahead, settle)
+                except torch.cuda.OutOfMemoryError:  # the rows after this one may still fit
+                    print(f"{len(views):>5} {objects:>7} out of memory", flush=True)
+                    torch.cuda.empty_cache()
+                    continue
+                print(line(row, args.roof), flush=True)
+                facts = {"precision": precision, "size": list(size), "lookahead": args.lookahead, "roof": args.roof}
+                rows.append(facts | row._asdict() | {"share_of_roof": row.share(args.roof)})
+    return rows
 
 
 def _checked(args: argparse.Namespace) -> dict[str, Any]:
@@ -75,7 +160,9 @@ def _checked(args: argparse.Namespace) -> dict[str, Any]:
         resolve_precision(precision, resolve_device(args.device))
     for text, objects in itertools.product(args.size, args.objects):
         _regions(_size(text), objects)
-    return to_dict(build(TrackerConfig, merge({}, parse_overrides(args.overrides)), "options"))
+    require(args.lookahead >= 1, f"--lookahead: got {args.lookahead}, wanted 1 or more")
+    require(args.roof > 0, f"--roof: got {args.roof}, wanted TFLOP/s")
+    return to_dict(build(TrackerConfig, parse_overrides(split_overrides(args.overrides)[1]), "options"))
 
 
 def _report(args: argparse.Namespace, facts: dict[str, str], options: dict[str, Any], rows: list[Row]) -> Row:
@@ -144,6 +231,11 @@ def _images(size: tuple[int, int], frames: int) -> Iterator[torch.Tensor]:
     scene = SceneConfig(height=size[0], width=size[1], frames=frames)
     for frame in render_frames(0, scene):
         yield torch.from_numpy(frame.image).permute(2, 0, 1).float() / 255
+
+
+def _endless(size: tuple[int, int], device: torch.device) -> Iterator[torch.Tensor]:
+    """Some rendered frames again and again: what they show doesn't matter for speed."""
+    return itertools.cycle([image.to(device) for image in _images(size, SHOWN)])
 
 
 def _regions(size: tuple[int, int], objects: int) -> torch.Tensor:

@@ -22,8 +22,8 @@ HELP = "report device, versions, weights and data, and what to do about what is 
 PACKAGE = "cutie_geo"
 DECODERS = ("h264", "hevc", "vp9", "av1", "mpeg4")
 ENCODER = "libx264"
-LOW_SPACE = 2 * 10**9
-"""Bytes free in the cache below which the doctor warns: the largest file is about half of it."""
+LOW_SPACE = 3 * 10**9
+"""Bytes free in the cache below which the doctor warns: the files of the largest model and some room."""
 SHOWN = 10
 """Problems of a dataset that are printed; the JSON file has all."""
 
@@ -164,13 +164,29 @@ def check_weights() -> Section:
     section.facts |= {"cache": str(folder), "free": f"{free / 10**9:.1f} GB"}
     if free < LOW_SPACE:
         section.advice.append(f"{folder}: little space; CUTIE_GEO_CACHE=DIR puts the cache elsewhere")
-    for name in weights.CATALOGUE:
-        section.facts[name] = state = weights.state(name)
-        section.broken |= state == "damaged"
-        if state != "ready":
+    states = {name: weights.state(name) for name in weights.CATALOGUE}
+    section.facts["files here"] = [name for name, state in states.items() if state == "ready"]
+    for name, state in states.items():
+        if state in ("damaged", "partial"):  # somebody wanted these; the others are advised on by model
+            section.broken |= state == "damaged"
             force = " --force" if state == "damaged" else ""
             section.advice.append(f"{name} is {state}: cutie-geo download {name}{force}")
+    section.facts |= (models := _model_states(states, section))
+    if lacking := [model for model, fact in models.items() if fact != "ready"]:
+        section.advice.append(
+            f"cutie-geo download MODEL gets what is missing of {', '.join(lacking)}; you need only those that you use"
+        )
     return section
+
+
+def _model_states(states: dict[str, str], section: Section) -> dict[str, str]:
+    """For each preset whether the published files that it needs are here, and which of them are not."""
+    load, config = _import("cutie_geo.model.load", section), _import("cutie_geo.config", section)
+    models = {}
+    for model in config.preset_names() if load and config else ():
+        lacking = [name for name in load.needed_files(model).values() if states[name] != "ready"]
+        models[model] = f"needs {', '.join(lacking)}" if lacking else "ready"
+    return models
 
 
 def _existing(folder: Path) -> Path:

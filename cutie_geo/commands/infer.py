@@ -16,13 +16,24 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cutie_geo.commands.processes import Processes
-from cutie_geo.config import TrackerConfig, build, merge, model_config, parse_overrides, preset_names, require, to_dict
+from cutie_geo.config import (
+    TrackerConfig,
+    build,
+    merge,
+    model_config,
+    parse_overrides,
+    preset_names,
+    require,
+    split_overrides,
+    to_dict,
+)
 from cutie_geo.data.example import EXAMPLE_CLIP, example_frames, example_masks
 from cutie_geo.data.index import VideoRecord, dataset, dataset_names, discover, mask_files
 from cutie_geo.evaluation.metrics import mean_score, score_folders
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
 from cutie_geo.inference.run import open_results, run_videos
+from cutie_geo.model.hub import PREFIX
 from cutie_geo.model.load import load_model
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.weights import digest
@@ -31,9 +42,21 @@ log = logging.getLogger(__name__)
 
 HELP = "segment videos, given masks of their objects"
 DEFAULT_MODEL = "cutie-base"
+GPU_LOOKAHEAD = 4
 DEFAULT_SIZE = 480
 """Shorter side for a user's own videos: what the models are trained for."""
-VERSIONS = ("cutie_geo", "torch", "timm", "accelerate", "av", "numpy", "pillow", "opencv-python-headless")
+VERSIONS = (
+    "cutie_geo",
+    "torch",
+    "timm",
+    "sam2",
+    "transformers",
+    "accelerate",
+    "av",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--overlay", action="store_true", help="also a video with the masks drawn in")
     where.add_argument("--fps", type=float, help="frames per second of the overlay (default: the video's, or 24)")
     where.add_argument("--save-probs", action="store_true", help="also each frame's probabilities, compressed")
+    where.add_argument("--save-depth", action="store_true", help="also each frame's depth, as a picture")
     where.add_argument("--overwrite", action="store_true", help="segment videos again that are complete")
 
     how = parser.add_argument_group("how")
@@ -62,6 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--size", type=int, help="shrink frames to this shorter side; -1: never (default: 480, or the benchmark's)"
     )
+    how.add_argument(
+        "--lookahead", type=int, metavar="N", help="frames encoded as one batch (default: 4 on a GPU, else 1)"
+    )
+    how.add_argument("--compile", action="store_true", help="compile the network: a slow start, then faster")
     how.add_argument("--workers", type=int, default=2, help="threads that read, and as many that write")
     how.add_argument("--cpu-threads", type=int, help="threads that compute on the CPU")
 
@@ -87,7 +115,9 @@ def run(args: argparse.Namespace) -> int:
     records, options = plan(args)
     processes = Processes(args.device)
     model = _load(args, processes)
-    options = replace(options, settings=_settings(args, model))
+    if args.compile:
+        model.compile_parts()
+    options = replace(options, settings=_settings(args, model), lookahead=_lookahead(args, model))
     if _is_example(args):  # a demonstration, which may be shown again in another way
         changed = changes(Results(args.output), records[0], options)
         options = replace(options, overwrite=options.overwrite or bool(changed))
@@ -127,6 +157,8 @@ def plan(args: argparse.Namespace) -> tuple[list[VideoRecord], RunOptions]:
         size=size if args.size is None else args.size,
         overlay=args.overlay,
         save_probs=args.save_probs,
+        save_depth=args.save_depth,
+        lookahead=1 if args.lookahead is None else args.lookahead,
         fps=args.fps,
         workers=args.workers,
         overwrite=args.overwrite,
@@ -147,6 +179,9 @@ def _require_sense(args: argparse.Namespace) -> None:
     require(known, f"--dataset: got {args.dataset}, wanted one of {', '.join(dataset_names())}")
     require(args.dataset is None or args.data_root is not None, f"--dataset {args.dataset}: wanted --data-root with it")
     require(args.fps is None or args.overlay, "--fps: wanted --overlay with it")
+    encoder = model_config(args.model, split_overrides(args.overrides)[0]).encoder if _is_named(args.model) else None
+    depth = not args.save_depth or encoder is None or encoder.geometry != "none"
+    require(depth, f"--save-depth: {args.model} has no geometry encoder, wanted a model such as cutie-geo-small")
 
 
 def _chosen(records: Sequence[VideoRecord], names: Sequence[str] | None) -> list[VideoRecord]:
@@ -170,30 +205,48 @@ def _tracker_config(args: argparse.Namespace, defaults: dict[str, Any]) -> Track
         "use_long_term": args.long_term,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    return build(TrackerConfig, merge(defaults | given, parse_overrides(args.overrides)), "options")
+    return build(TrackerConfig, merge(defaults | given, parse_overrides(split_overrides(args.overrides)[1])), "options")
+
+
+def _is_named(model: str) -> bool:
+    """Whether `--model` is a preset or a YAML file, and not a checkpoint with a configuration of its own."""
+    return not (model.startswith(PREFIX) or Path(model).is_dir())
+
+
+def _lookahead(args: argparse.Namespace, model: CutieGeo) -> int:
+    """Frames encoded together: several keep a GPU busy, a CPU is busy with one."""
+    if args.lookahead is not None:
+        return args.lookahead
+    return GPU_LOOKAHEAD if model.device.type == "cuda" else 1
 
 
 def _load(args: argparse.Namespace, processes: Processes) -> CutieGeo:
     """The model. For the example, weights that can't be had are replaced by random ones, and that is said loudly."""
-    device = processes.device(args.device)
+    device, overrides = processes.device(args.device), split_overrides(args.overrides)[0]
     try:
-        return load_model(args.model, args.weights, device, args.precision)
+        return load_model(args.model, args.weights, device, args.precision, overrides)
     except ValueError as error:
         if not _is_example(args) or args.weights != "auto":
             raise
-        model_config(args.model)  # what is wrong with the model itself stays an error
+        model_config(args.model, overrides)  # what is wrong with the model itself stays an error
         log.warning("%s", error)
         log.warning("going on with RANDOM weights: what follows shows that the program runs, not what it can do")
     args.weights = "none"
-    return load_model(args.model, "none", device, args.precision)
+    return load_model(args.model, "none", device, args.precision, overrides)
 
 
 def _settings(args: argparse.Namespace, model: CutieGeo) -> Report:
     """What, beside the run's options, decides the masks."""
-    named = args.weights in ("auto", "none")
+    named = args.weights == "none" or (args.weights == "auto" and _is_named(args.model))
+    config = to_dict(model.config)
+    sources = config.pop("weights")
+    start = {"warm_start": f"sha256 {digest(Path(path), 'sha256')}"} if (path := sources["warm_start"]) else {}
     return {
-        "model": to_dict(model.config),
-        "weights": args.weights if named else f"sha256 {digest(Path(args.weights), 'sha256')}",
+        "model": config,
+        "weights": args.weights
+        if named or model.loaded_from is None
+        else f"sha256 {digest(model.loaded_from, 'sha256')}",
+        "encoders": {part: f"sha256 {file.sha256}" for part, file in model.frozen_files.items()} | start,
         "precision": str(model.precision).removeprefix("torch."),
         "device": model.device.type,
     }

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from cutie_geo.data.background import atomic_write
@@ -77,6 +77,25 @@ def draw(
     for shape in sorted(shapes, key=lambda shape: -shape.area):  # tags of small objects lie on top
         _tag(out, shape, style)
     return out
+
+
+def draw_depth(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Relative inverse depth as an RGB picture: near is bright yellow, far is black.
+
+    Each picture runs from its own smallest to its own largest value: the numbers have no unit, and are not comparable
+    between frames. Raises ValueError for values that are not finite.
+    """
+    low, high = float(depth.min()), float(depth.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError(f"depth: got values from {low:g} to {high:g}, wanted finite ones")
+    grey = np.round((depth - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def write_depth(path: str | Path, depth: Float[np.ndarray, "H W"]) -> None:
+    """Write `draw_depth`'s picture as a PNG, whole or not at all. Raises OSError naming the file."""
+    with atomic_write(path) as part:
+        Image.fromarray(draw_depth(depth)).save(part, format="PNG")
 
 
 class Shape(NamedTuple):

@@ -19,7 +19,7 @@ from cutie_geo.config import require, to_dict
 from cutie_geo.data.background import Writer, read_ahead
 from cutie_geo.data.index import VideoRecord, with_first_appearances
 from cutie_geo.data.masks import MAX_PALETTE_ID, read_labels, write_labels, write_probs
-from cutie_geo.data.overlay import OverlayWriter, draw
+from cutie_geo.data.overlay import OverlayWriter, draw, write_depth
 from cutie_geo.data.video import FrameFolder, VideoFile, open_source, read_frames
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.progress import progress
@@ -36,6 +36,8 @@ except ImportError:  # Windows
 
 DEFAULT_FPS = 24.0
 """Of overlays over folders of frames, which don't say."""
+READ_AHEAD = 4
+"""Frames read before they are needed; as many as are encoded together, where those are more."""
 PENDING, PENDING_PROBS = 16, 4
 """Frames that wait to be written; fewer where each holds its probabilities, which are large."""
 
@@ -70,7 +72,7 @@ def segment_record(
     with _film(source, record, results, options) as film:
         save = _Saver(results, record, options, film)
         bar = progress(source.frames, record.name, "frame", line, leave)
-        done = _segment(tracker, _merged(frames, options.single_object), save, bar)
+        done = _segment(tracker, _merged(frames, options.single_object), options, save, bar)
         _require_all(record, done)
     seconds = time.perf_counter() - started
     return {
@@ -89,11 +91,12 @@ def segment_record(
     }
 
 
-def _segment(tracker: Tracker, frames: Iterable[Frame], save: "_Saver", bar: tqdm) -> list[_Done]:
+def _segment(tracker: Tracker, frames: Iterable[Frame], options: RunOptions, save: "_Saver", bar: tqdm) -> list[_Done]:
     """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
     done: list[_Done] = []
-    with save, closing(read_ahead(frames)) as ahead, bar:
-        segmented, last = _UntilFailure(segment_frames(tracker, ahead)), time.perf_counter()
+    with save, closing(read_ahead(frames, max(READ_AHEAD, options.lookahead))) as ahead, bar:
+        segmented = _UntilFailure(segment_frames(tracker, ahead, options.lookahead, options.save_depth))
+        last = time.perf_counter()
         for result in segmented:
             saved = save(result)
             now = time.perf_counter()
@@ -167,6 +170,9 @@ class _Saver:
             if self.save_probs:
                 path = self.results.probs(video, frame.name)
                 self.files.submit(write_probs, path, result.probs.float().cpu(), result.ids)
+            if result.depth is not None:
+                path = self.results.depth(video, frame.name)
+                self.files.submit(write_depth, path, result.depth.float().cpu().numpy())
         if self.film is not None:
             self.pictures.submit(_draw_into, self.film, frame, labels)
         return wanted

@@ -18,6 +18,9 @@ class RunOptions:
     """Frames whose shorter side is longer are shrunk to it; results are written at the files' size. -1 for never."""
     overlay: bool = False
     save_probs: bool = False
+    save_depth: bool = False
+    lookahead: int = 1
+    """Frames that go through the encoder as one batch."""
     fps: float | None = None
     """Of overlays; None for the video's own."""
     workers: int = 2
@@ -32,6 +35,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         require(self.size == -1 or self.size >= 16, f"size: got {self.size}, wanted -1 or at least 16 pixels")
         require(self.workers >= 1, f"workers: got {self.workers}, wanted 1 or more")
+        require(self.lookahead >= 1, f"lookahead: got {self.lookahead}, wanted 1 or more")
         good_rate = self.fps is None or (self.fps > 0 and math.isfinite(self.fps))
         require(good_rate, f"fps: got {self.fps}, wanted a positive number")
 

@@ -1,7 +1,7 @@
 """A folder of results: which file lies where, what was done with each video, and what that was made from.
 
-It holds `<video>/<frame>.png` for each video and, where asked for, `overlays/<video>.mp4` and
-`probs/<video>/<frame>.npz`. `.cutie_geo/<video>.json` tells what was done with a video, `run.json` sums them up.
+It holds `<video>/<frame>.png` for each video and, where asked for, `overlays/<video>.mp4`, `probs/<video>/<frame>.npz`
+and `depth/<video>/<frame>.png`. `.cutie_geo/<video>.json` tells what was done with a video, `run.json` sums them up.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from cutie_geo.inference.options import RunOptions
 
 NOTES = ".cutie_geo"
 """Hidden folder of the reports, one file for each video."""
-OVERLAYS, PROBS = "overlays", "probs"
+OVERLAYS, PROBS, DEPTH = "overlays", "probs", "depth"
 SUMMARY = "run.json"
 SHOWN = 5
 """Changed settings that an error names."""
@@ -44,6 +44,10 @@ class Results:
     def probs(self, video: str, frame: str) -> Path:
         """The probabilities of a frame."""
         return self.root / PROBS / video / f"{frame}.npz"
+
+    def depth(self, video: str, frame: str) -> Path:
+        """The depth picture of a frame."""
+        return self.root / DEPTH / video / f"{frame}.png"
 
     def overlay(self, video: str) -> Path:
         """The film of a video with its masks drawn in."""
@@ -84,6 +88,7 @@ class Results:
             return None
         wanted = [self.labels(video, frame) for frame in report["frames"]]
         wanted += [self.probs(video, frame) for frame in report["frames"]] if options.save_probs else []
+        wanted += [self.depth(video, frame) for frame in report["frames"]] if options.save_depth else []
         wanted += [self.overlay(video)] if options.overlay else []
         return report if all(path.is_file() for path in wanted) else None
 
@@ -105,7 +110,8 @@ class Results:
         if self.report(video) is not None:
             for path in (self.root / video).glob("*.png"):
                 path.unlink()
-            shutil.rmtree(self.root / PROBS / video, ignore_errors=True)
+            for kind in (PROBS, DEPTH):
+                shutil.rmtree(self.root / kind / video, ignore_errors=True)
             self.overlay(video).unlink(missing_ok=True)
         self.keep({"video": video, "unfinished": True})
 
@@ -191,6 +197,7 @@ def refuse_inputs(results: Results, record: VideoRecord, options: RunOptions) ->
     inputs = folders | {record.source.resolve()}
     targets = [results.root / record.name]
     targets += [results.root / PROBS / record.name] if options.save_probs else []
+    targets += [results.root / DEPTH / record.name] if options.save_depth else []
     targets += [results.overlay(record.name)] if options.overlay else []
     for target in targets:
         clash = target.resolve() in inputs or results.root.resolve() == record.source.resolve()

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutie_geo.config import require
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.ops import bilinear
-from cutie_geo.structures import Frame, GivenMask, ObjectId
+from cutie_geo.structures import Frame, FrameFeatures, GivenMask, ObjectId
 
 
 class Segmented(NamedTuple):
@@ -19,23 +20,69 @@ class Segmented(NamedTuple):
     labels: Int[Tensor, "H W"]
     ids: tuple[ObjectId, ...]
     """Of the channels of `probs` after the first."""
+    depth: Float[Tensor, "H W"] | None = None
+    """Relative inverse depth, larger is nearer; None unless it was asked for."""
 
 
-def segment_frames(tracker: Tracker, frames: Iterable[Frame]) -> Iterator[Segmented]:
-    """Segment frames as they come; each is forgotten as soon as the next is asked for."""
-    for frame in frames:
-        given = frame.given
-        mask, ids = (given.labels, given.ids) if isinstance(given, GivenMask) else (given, None)
-        probs = tracker.step(frame.image, mask, ids)
-        if frame.size is not None:
-            probs = bilinear(probs[None], frame.size)[0]
-        yield Segmented(frame, probs, tracker.labels(probs), tuple(tracker.object_ids))
+def segment_frames(
+    tracker: Tracker, frames: Iterable[Frame], lookahead: int = 1, with_depth: bool = False
+) -> Iterator[Segmented]:
+    """Segment frames as they come; each is forgotten as soon as the next is asked for.
+
+    lookahead: how many frames are read and encoded as one batch before the first of them is segmented; 1 for a camera.
+    with_depth: give each frame's depth too.
+    """
+    require(lookahead >= 1, f"lookahead: got {lookahead}, wanted 1 or more")
+    for batch in _batches(frames, lookahead):
+        for frame, features in zip(batch, _encoded(tracker, batch, with_depth)):
+            yield _segmented(tracker, frame, features, with_depth)
 
 
-def segment_video(tracker: Tracker, frames: Iterable[Frame]) -> Iterator[tuple[str, Int[Tensor, "H W"]]]:
+def segment_video(
+    tracker: Tracker, frames: Iterable[Frame], lookahead: int = 1
+) -> Iterator[tuple[str, Int[Tensor, "H W"]]]:
     """Yield each frame's name and its label map at the frame's own size, in the ids of the masks given with the frames.
 
     `cutie_geo.read_video` makes frames of a video file or a folder; a camera may be one's own generator of `Frame`.
+    lookahead: how many frames are encoded as one batch, which on a GPU takes less time than one by one.
     """
-    for result in segment_frames(tracker, frames):
+    for result in segment_frames(tracker, frames, lookahead):
         yield result.frame.name, result.labels
+
+
+def _segmented(tracker: Tracker, frame: Frame, features: FrameFeatures | None, with_depth: bool) -> Segmented:
+    given = frame.given
+    mask, ids = (given.labels, given.ids) if isinstance(given, GivenMask) else (given, None)
+    probs = tracker.step(frame.image, mask, ids, features=features)
+    depth = tracker.restore_depth(features) if with_depth and features is not None else None
+    if frame.size is not None:
+        probs = bilinear(probs[None], frame.size)[0]
+        depth = None if depth is None else bilinear(depth[None, None], frame.size)[0, 0]
+    return Segmented(frame, probs, tracker.labels(probs), tuple(tracker.object_ids), depth)
+
+
+def _encoded(tracker: Tracker, batch: list[Frame], with_depth: bool) -> list[FrameFeatures | None]:
+    """Features of a batch. None for frames before the first object, which need none, and for those from the first on
+    that can't be encoded: the tracker's own step says why, when it is their turn."""
+    unused = 0
+    if not tracker.object_ids and not with_depth:
+        unused = next((i for i, frame in enumerate(batch) if frame.given is not None), len(batch))
+    ahead = tracker.encode_ahead([frame.image for frame in batch[unused:]], with_depth)
+    return [None] * unused + ahead + [None] * (len(batch) - unused - len(ahead))
+
+
+def _batches(frames: Iterable[Frame], count: int) -> Iterator[list[Frame]]:
+    """`count` frames at a time; those that came before an error come before it here too."""
+    batch: list[Frame] = []
+    try:
+        for frame in frames:
+            batch.append(frame)
+            if len(batch) == count:
+                yield batch
+                batch = []
+    except Exception:
+        if 0 < len(batch) < count:
+            yield batch
+        raise
+    if batch:
+        yield batch

@@ -13,7 +13,7 @@ from cutie_geo.inference.given import Geometry, GivenChannels, image_size, objec
 from cutie_geo.memory.objects import ObjectRegistry
 from cutie_geo.memory.video_memory import VideoMemory
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.ops import internal_size, padding_to, soft_aggregate
+from cutie_geo.ops import bilinear, internal_size, padding_to, soft_aggregate
 from cutie_geo.structures import FrameFeatures, ObjectId, Prediction, StateDict
 
 
@@ -58,6 +58,7 @@ class Tracker:
         objects: Iterable[Any] | None = None,
         permanent: bool = False,
         last: bool = False,
+        features: FrameFeatures | None = None,
     ) -> Float[Tensor, "N1 H W"]:
         """The next frame's probabilities at its own size: background first, then `object_ids` in order.
 
@@ -66,21 +67,31 @@ class Tracker:
         new objects, known ones or both; the objects that it does not name are predicted and keep the pixels that it
         leaves free. An empty mask is no mask. permanent: keep this frame's memory for the whole video. last: no later
         frame follows, so nothing is memorised unless `permanent` asks for it; objects that were first given then
-        can't be followed. The result is the caller's own: changing it changes nothing here.
+        can't be followed. features: what `encode` or `encode_ahead`, of this or of another tracker with the same model
+        and options, made of this very image, so that it need not be done again. The result is the caller's own:
+        changing it changes nothing here.
 
         Raises ValueError, and changes nothing, for images or masks of another shape or size and for impossible ids.
         """
         with torch.inference_mode():
-            prediction = self._step(image, mask, objects, permanent, last)
+            prediction = self._step(image, mask, objects, permanent, last, features)
         return self.restore(prediction)
 
-    def _step(self, image: Any, mask: Any, objects: Iterable[Any] | None, permanent: bool, last: bool) -> Prediction:
+    def _step(
+        self,
+        image: Any,
+        mask: Any,
+        objects: Iterable[Any] | None,
+        permanent: bool,
+        last: bool,
+        features: FrameFeatures | None,
+    ) -> Prediction:
         geometry = self._geometry_of(image)
         given = read_mask(mask, objects, geometry, self.model.device)
         if given is None and not self.registry.ids:
             self.geometry, self.frame = geometry, self.frame + 1
             return self._background()
-        features = self.encode(image)
+        features = self.encode(image) if features is None else self._checked(features, geometry)
         prediction = None if given is not None and self._is_complete(given) else self.predict(features)
         if given is not None:
             prediction = self._accept(prediction, given)
@@ -90,13 +101,34 @@ class Tracker:
 
     # --------------------------------------------------------------------------------------------- its four parts
     @torch.inference_mode()
-    def encode(self, image: Any) -> FrameFeatures:
-        """The network's view of a frame. Depends on no other frame. The first one sets the video's size."""
-        geometry = self._geometry_of(image)
-        self.geometry = geometry
-        padded = geometry.enter(image.to(self.model.device, torch.float32))
+    def encode(self, image: Any, with_depth: bool = False) -> FrameFeatures:
+        """The network's view of a frame. Depends on no other frame. The first one sets the video's size.
+
+        with_depth: keep the geometry encoder's depth map in it, for `restore_depth`.
+        """
+        self.geometry = self._geometry_of(image)
+        return self._encode([image], self.geometry, with_depth)[0]
+
+    @torch.inference_mode()
+    def encode_ahead(self, images: Sequence[Any], with_depth: bool = False) -> list[FrameFeatures]:
+        """What `encode` makes of the next frames, which go through the network as one batch: on a GPU that takes less
+        time than one by one. It ends before the first image that `step` would refuse, and changes nothing."""
+        geometry, valid = self.geometry, []
+        for image in images:
+            try:
+                size = image_size(image)
+            except ValueError:
+                break
+            geometry = geometry or self._geometry(size)
+            if size != geometry.size:
+                break
+            valid.append(image)
+        return self._encode(valid, geometry, with_depth) if geometry is not None and valid else []
+
+    def _encode(self, images: Sequence[Tensor], geometry: Geometry, with_depth: bool) -> list[FrameFeatures]:
+        padded = torch.cat([geometry.enter(image.to(self.model.device, torch.float32)) for image in images])
         with self.model.autocast():
-            return self.model.encode(padded)
+            return self.model.encode(padded, with_depth).frames()
 
     @torch.inference_mode()
     def predict(self, features: FrameFeatures) -> Prediction:
@@ -176,6 +208,15 @@ class Tracker:
         if self.geometry is None:
             raise ValueError("restore: no frame was encoded yet, wanted `encode` before it")
         return self.geometry.leave(prediction.probs).clone()
+
+    def restore_depth(self, features: FrameFeatures) -> Float[Tensor, "H W"]:
+        """Relative inverse depth (larger is nearer, no unit) at the frame's own size.
+
+        Raises ValueError if the frame was encoded without it.
+        """
+        if self.geometry is None or features.depth is None:
+            raise ValueError("restore_depth: no depth was kept, wanted features of encode(image, with_depth=True)")
+        return self.geometry.leave(bilinear(features.depth[None], self.geometry.padded)[0])[0]
 
     # ----------------------------------------------------------------------------------------------------- objects
     @property
@@ -299,6 +340,14 @@ class Tracker:
         if self.geometry is not None and size != self.geometry.size:
             raise ValueError(f"image: got size {size} in a video of {self.geometry.size}; one tracker is for one size")
         return self.geometry or self._geometry(size)
+
+    def _checked(self, features: FrameFeatures, geometry: Geometry) -> FrameFeatures:
+        """Raises ValueError for features of frames of another size, or of several frames."""
+        got = tuple(features.image.shape)
+        if got != (1, 3, *geometry.padded):
+            raise ValueError(f"features: got those of images {got}, wanted {(1, 3, *geometry.padded)}")
+        self.geometry = geometry
+        return features
 
     def _is_complete(self, given: GivenChannels) -> bool:
         """Whether a mask leaves nothing to predict: it names all known objects and, unless there are none, no new."""

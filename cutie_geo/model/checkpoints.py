@@ -1,16 +1,16 @@
-"""Weights from files: one rename table, one strict load, no pickled code."""
+"""Cutie's weights and ours: one rename table, one strict load."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cutie_geo.model.mask_encoder import with_extra_channel
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.model.tensor_files import fill, read_tensors
 from cutie_geo.ops import inverse_frequencies
 
 # ----------------------------------------------------------------------------------------------- the rename table
@@ -80,87 +80,61 @@ def our_name(name: str) -> str:
     return name
 
 
-# ------------------------------------------------------------------------------------------------------- reading
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a .safetensors or PyTorch file, by name, on the CPU. Code in the file is never run.
-
-    Understands files wrapped as {"model": ...}, {"state_dict": ...} or {"network": ...}, and names behind `module.`.
-    Raises ValueError that names the file if it is missing, damaged or holds anything but tensors.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such weights file")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for wrapper in ("model", "state_dict", "network"):
-        inner = content.get(wrapper) if isinstance(content, Mapping) else None
-        if isinstance(inner, Mapping):
-            content = inner
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path}: holds something else than named tensors, wanted a state dict")
-    plain = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-    if len(plain) < len(content):
-        raise ValueError(f"{path}: holds entries both with and without `module.`, wanted one of each name")
-    return plain
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged or not a safetensors file ({_first_line(error)})") from None
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its reader stumbles over: pickle, zip, key, runtime errors
-        # its own text advises loading without protection, which is the one thing not to do here
-        refused = re.search(r"GLOBAL|[Uu]nsupported (global|class)|unrecognized function", str(error))
-        reason = "holds pickled code or objects, refused; wanted tensors only" if refused else "damaged or no weights"
-        raise ValueError(f"{path}: {reason} ({type(error).__name__})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-
-
 # ------------------------------------------------------------------------------------------------------- loading
 def load_weights(model: CutieGeo, path: Path) -> int:
     """Fill `model` from an official Cutie file or one of ours; return how many entries were loaded.
 
+    Frozen encoders that were loaded from files of their own are left as they are, and must not be in the file.
     Strict: raises ValueError listing every entry that is missing, extra or of another shape, or not finite. Only what
     single- and multi-object networks differ in is converted (Cutie specification, section 3.10).
     """
     tensors = read_tensors(path)
-    given = {our_name(name): tensor for name, tensor in tensors.items() if name not in COMPUTED}
-    wanted = model.state_dict()
-    problems = [_computed_problem(model, name, tensors[name]) for name in COMPUTED if name in tensors]
-    given = {name: _converted(model, name, tensor, wanted) for name, tensor in given.items()}
-    for name, tensor in wanted.items():
-        # derived counts, which nothing reads; some exporters leave them out
-        if name.endswith(".num_batches_tracked"):
-            given.setdefault(name, tensor)
-    problems += [f"missing {name}" for name in wanted if name not in given]
-    problems += [f"extra {name}" for name in given if name not in wanted]
-    for name in wanted:
-        if name in given:
-            problems.append(_tensor_problem(name, given[name], wanted[name]))
-    problems = [problem for problem in problems if problem]
-    if problems:
-        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise ValueError(f"{path}: {len(problems)} entries don't fit {_description(model)}{_hint(given)}: {shown}")
-    model.load_state_dict(given, strict=True)
+    given, problems = _ours(model, tensors)
+    elsewhere = [f"encoder.{part}." for part in model.frozen_files]
+    advice = "; weights.warm_start takes it for all behind the encoder" if model.config.encoder.is_hiera else ""
+    fill(model, given, str(path), _description(model) + _hint(given, advice), elsewhere, problems)
     return len(tensors)
 
 
-def _tensor_problem(name: str, given: Tensor, wanted: Tensor) -> str:
-    if given.is_meta or given.layout != torch.strided:
-        return f"{name} without plain numbers ({'meta' if given.is_meta else given.layout})"
-    if given.shape != wanted.shape:
-        return f"shape of {name}: got {tuple(given.shape)}, wanted {tuple(wanted.shape)}"
-    if given.is_floating_point() != wanted.is_floating_point():
-        return f"type of {name}: got {given.dtype}, wanted {wanted.dtype}"
-    return "" if bool(torch.isfinite(given).all()) else f"numbers that are not finite in {name}"
+class WarmStart(NamedTuple):
+    """What came of a warm start, in tensors."""
+
+    loaded: int
+    """All that lies behind the encoder."""
+    aside: int
+    """The file's own pixel encoder."""
+    fresh: int
+    """Of the model's encoder, which the file says nothing about."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.loaded} tensors behind the encoder loaded, {self.aside} of the file's own pixel encoder left aside"
+        )
+
+
+def warm_start(model: CutieGeo, path: Path) -> WarmStart:
+    """Give all that lies behind the encoder the weights of a Cutie checkpoint; the encoder keeps its own.
+
+    Strict behind the encoder, as `load_weights` is. Raises ValueError also where the fused features don't have the
+    channels of the checkpoint's.
+    """
+    tensors = read_tensors(path)
+    given, problems = _ours(model, tensors)
+    behind = {name: tensor for name, tensor in given.items() if not name.startswith("encoder.")}
+    fill(model, behind, str(path), f"what lies behind the encoder{_hint(given)}", ["encoder."], problems)
+    fresh = sum(name.startswith("encoder.") for name in model.state_dict())
+    computed = sum(name in COMPUTED for name in tensors)
+    return WarmStart(len(behind) + computed, len(given) - len(behind), fresh)
+
+
+def _ours(model: CutieGeo, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A file's tensors under our names, and what is wrong with those that it need not have."""
+    wanted = model.state_dict()
+    problems = [_computed_problem(model, name, tensors[name]) for name in COMPUTED if name in tensors]
+    given = {our_name(name): tensor for name, tensor in tensors.items() if name not in COMPUTED}
+    if len(given) + sum(name in COMPUTED for name in tensors) < len(tensors):
+        problems.append("entries under both an official name and ours")
+    return {name: _converted(model, name, tensor, wanted) for name, tensor in given.items()}, problems
 
 
 def _computed_problem(model: CutieGeo, name: str, given: Tensor) -> str:
@@ -182,9 +156,11 @@ def _description(model: CutieGeo) -> str:
     return f"a model with {model.config.encoder.vision} pixel encoder"
 
 
-def _hint(given: Mapping[str, Tensor]) -> str:
-    """What the file seems to be, where that can be told."""
+def _hint(given: Mapping[str, Tensor], advice: str = "") -> str:
+    """What a Cutie checkpoint seems to be, and what to do with it; nothing about other files."""
+    if not any(name.startswith("encoder.features.") for name in given):
+        return ""
     widths = {1024: "cutie-base", 256: "cutie-small"}
     weight = given.get("pixel_projection.weight")
     name = widths.get(weight.shape[1]) if weight is not None and weight.ndim == 4 else None
-    return f" (the file looks like {name})" if name else ""
+    return f" (the file looks like {name or 'a Cutie checkpoint'}{advice})"

@@ -1,6 +1,8 @@
 """CutieGeo, the network, in four verbs: encode a frame, read memory, decode masks, memorise them."""
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -9,7 +11,8 @@ from torch import Tensor, nn
 from cutie_geo.config import ModelConfig
 from cutie_geo.model.blocks import normalise
 from cutie_geo.model.decoder import MaskDecoder
-from cutie_geo.model.encoder import build_encoder
+from cutie_geo.model.encoder import FusedEncoder, build_encoder
+from cutie_geo.model.hub import HubModel
 from cutie_geo.model.mask_encoder import KeyProjection, MaskEncoder, ObjectSummarizer, PixelFusion
 from cutie_geo.model.object_transformer import ObjectTransformer
 from cutie_geo.ops import (
@@ -27,13 +30,14 @@ from cutie_geo.ops import (
     top_k_affinity,
     upsample,
 )
-from cutie_geo.structures import Decoded, FrameFeatures, Memorised, MemoryView, Readout
+from cutie_geo.structures import Decoded, FrameFeatures, FrozenFile, Memorised, MemoryView, Readout
 
+CPP_COMPILERS = ("c++", "g++", "clang++", "cl")
 STRIDE = 16
 """Pixels between memory tokens."""
 
 
-class CutieGeo(nn.Module):
+class CutieGeo(nn.Module, HubModel):
     """Weights and no other state: what one video has seen comes and goes through the arguments.
 
     `chunk` in every verb is how many objects go through the network together (-1: all): less memory, the same values.
@@ -53,8 +57,26 @@ class CutieGeo(nn.Module):
         self.decoder = MaskDecoder(config, c8, c4)
         self.sensory_head = nn.Conv2d(config.value_dim, config.value_dim + 1, 1)
         """For the auxiliary loss of training only; in every checkpoint all the same."""
-        self.precision = torch.float32
-        """What a tracker runs the network in; weights stay float32, and so does what half precision would spoil."""
+        self.frozen_files: dict[str, FrozenFile] = {}
+        """Where the encoder's frozen parts were loaded from, by part; checkpoints don't hold those parts."""
+        self.loaded_from: Path | None = None
+        """The file that the trained weights came from."""
+        self._precision = torch.float32
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What a tracker runs the network in. Trained weights stay float32, and so does what half precision would
+        spoil; frozen encoders are kept in this type.
+
+        Setting it raises ValueError where that would have to undo a rounding of frozen weights.
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, dtype: torch.dtype) -> None:
+        if isinstance(self.encoder, FusedEncoder):
+            self.encoder.cast(dtype)
+        self._precision = dtype
 
     @property
     def device(self) -> torch.device:
@@ -66,15 +88,30 @@ class CutieGeo(nn.Module):
         half = self.precision != torch.float32
         return torch.autocast(self.device.type, dtype=self.precision if half else None, enabled=half)
 
+    def compile_parts(self) -> None:
+        """Have torch compile what takes most of the time: encoders, object transformer, decoder, mask encoder.
+
+        The first frames, and the first with another size or number of objects, take minutes then. Values change by
+        rounding. Raises ValueError on a CPU without a C++ compiler, which torch needs there.
+        """
+        if self.device.type == "cpu" and not any(shutil.which(name) for name in CPP_COMPILERS):
+            raise ValueError(f"compile: no C++ compiler found, wanted one of {', '.join(CPP_COMPILERS)}")
+        for part in (*self.encoder.compilable(), self.object_transformer, self.decoder, self.mask_encoder):
+            part.compile()
+
     @property
     def multiple(self) -> int:
         """Both sides of an image given to `encode` are multiples of this."""
         return self.encoder.multiple
 
-    def encode(self, image: Float[Tensor, "B 3 H W"]) -> FrameFeatures:
-        """Features, keys and all that does not depend on memory. `image` is RGB in [0, 1], padded to `multiple`."""
-        f16, f8, f4 = self.encoder(normalise(image))
-        return FrameFeatures(image, f16, f8, f4, self.pixel_projection(f16), *self.key_projection(f16))
+    def encode(self, image: Float[Tensor, "B 3 H W"], with_depth: bool = False) -> FrameFeatures:
+        """Features, keys and all that does not depend on memory. `image` is RGB in [0, 1], padded to `multiple`.
+
+        with_depth: also the geometry encoder's depth map. Raises ValueError if there is no such encoder.
+        """
+        f16, f8, f4, depth = self.encoder(normalise(image), with_depth)
+        key, shrinkage, selection = self.key_projection(f16)
+        return FrameFeatures(image, f16, f8, f4, self.pixel_projection(f16), key, shrinkage, selection, depth)
 
     def read(
         self,

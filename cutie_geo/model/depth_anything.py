@@ -1,0 +1,107 @@
+"""Depth Anything V2 (DINOv2 and a DPT) as a source of features at strides 16, 8 and 4, and of depth maps.
+
+Importing this module imports transformers, which takes seconds: only a network with a geometry encoder does.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+PATCH = 14
+"""Pixels of a DINOv2 patch."""
+STRIDE = 16
+"""Pixels of the frame that a patch stands for: the frame is shrunk to 14/16, so that both grids agree."""
+STAGES = 3
+"""Fusion stages whose outputs have strides 16, 8 and 4."""
+
+
+class DepthSize(NamedTuple):
+    """What tells one depth network from another. Source: the model configurations of Depth Anything V2."""
+
+    hidden: int
+    """Channels of the transformer's tokens."""
+    num_heads: int
+    taps: tuple[int, int, int, int]
+    """Transformer blocks, counted from 1, whose outputs the DPT reads; the last one is the transformer's last."""
+    neck: tuple[int, int, int, int]
+    """Channels of the four maps, finest first, that tokens become."""
+    fusion: int
+    """Channels of the fused features."""
+    head: int = 32
+    """Channels of the last layer before the depth map."""
+    grid: int = 37
+    """Side of the table of positions, in patches."""
+
+
+DEPTH_SIZES = {
+    "depth-anything-v2-large": DepthSize(1024, 16, (5, 12, 18, 24), (256, 512, 1024, 1024), 256),
+    "depth-anything-v2-base": DepthSize(768, 12, (3, 6, 9, 12), (96, 192, 384, 768), 128),
+    "depth-anything-v2-small": DepthSize(384, 6, (3, 6, 9, 12), (48, 96, 192, 384), 64),
+    "depth-nano": DepthSize(96, 3, (1, 2, 3, 4), (24, 32, 48, 64), 32, head=16, grid=16),
+}
+
+
+class DepthAnythingFeatures(nn.Module):
+    """transformers' Depth Anything, asked for the fused features of its DPT, and for depth only on demand."""
+
+    def __init__(self, size: DepthSize) -> None:
+        super().__init__()
+        self.model = DepthAnythingForDepthEstimation(depth_config(size))
+        self.channels: tuple[int, int, int] = (size.fusion, size.fusion, size.fusion)
+
+    def forward(
+        self, image: Float[Tensor, "B 3 H W"], with_depth: bool = False
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Float[Tensor, "B H1 W1"] | None]:
+        """Features at strides 16, 8 and 4 of a normalised image whose sides are multiples of 16, and, if asked for,
+        relative inverse depth (larger is nearer, no unit) at 14/16 of its size."""
+        rows, columns = image.shape[-2] // STRIDE, image.shape[-1] // STRIDE
+        # bicubic without antialiasing, as Depth Anything prepares its own images
+        small = F.interpolate(image, size=(PATCH * rows, PATCH * columns), mode="bicubic", align_corners=False)
+        taps = self.model.backbone(small).feature_maps
+        if with_depth:
+            fused = self.model.neck(taps, rows, columns)
+            return (fused[0], fused[1], fused[2]), self.model.head(fused, rows, columns)
+        return self._fuse(taps, rows, columns), None
+
+    def _fuse(self, taps: tuple[Tensor, ...], rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What the neck's first three fusion stages give; its fourth, and all that only the fourth reads, is left out.
+
+        The first tap is such: of its map the third stage would only ask the size, which is known.
+        """
+        neck, fused, outputs = self.model.neck, None, []
+        for stage in range(STAGES):
+            level = STAGES - stage
+            tokens = rearrange(taps[level][:, 1:], "b (h w) c -> b c h w", h=rows, w=columns).contiguous()
+            own = neck.convs[level](neck.reassemble_stage.layers[level](tokens))
+            size = (rows << stage, columns << stage)
+            layer = neck.fusion_stage.layers[stage]
+            fused = layer(own, size=size) if fused is None else layer(fused, own, size=size)
+            outputs.append(fused)
+        f16, f8, f4 = outputs
+        return f16, f8, f4
+
+
+def depth_config(size: DepthSize) -> DepthAnythingConfig:
+    """The configuration that transformers wants."""
+    backbone = Dinov2Config(
+        hidden_size=size.hidden,
+        num_attention_heads=size.num_heads,
+        num_hidden_layers=size.taps[-1],
+        image_size=PATCH * size.grid,
+        patch_size=PATCH,
+        out_indices=list(size.taps),  # type: ignore[call-arg]
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
+    return DepthAnythingConfig(
+        backbone_config=backbone,
+        patch_size=PATCH,
+        reassemble_hidden_size=size.hidden,
+        neck_hidden_sizes=list(size.neck),
+        fusion_hidden_size=size.fusion,
+        head_hidden_size=size.head,
+    )

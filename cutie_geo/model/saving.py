@@ -1,0 +1,118 @@
+"""Our own checkpoints: a folder with the trained tensors, and the configuration that they belong to.
+
+    model.safetensors   trained tensors; its header repeats config.json, so that the file is enough by itself
+    config.json         {"format": 1, "model": configuration, "frozen": {part: {"name": file, "sha256": digest}}}
+
+Frozen encoders are named, not stored: their files are large, and under licences of their own. A part that was never
+loaded from a file is stored.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cutie_geo.config import ModelConfig, build, require, to_dict
+from cutie_geo.model.tensor_files import read_metadata
+from cutie_geo.structures import FrozenFile
+
+if TYPE_CHECKING:
+    from cutie_geo.model.network import CutieGeo
+
+FORMAT = 1
+"""Of the description; a reader refuses later ones."""
+ENTRY = "cutie_geo"
+"""Name of the description in the weights file's header."""
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+class Description(NamedTuple):
+    """What a checkpoint says about itself."""
+
+    model: ModelConfig
+    frozen: dict[str, FrozenFile]
+    """The files that its frozen parts must be loaded from."""
+
+
+def save_checkpoint(model: "CutieGeo", folder: Path) -> Path:
+    """Write `model` to `folder`; return the weights file. Files appear complete or not at all.
+
+    Raises OSError if that can't be done; what was there before is there still.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_to_json(model), indent=2, sort_keys=True) + "\n"
+    parts = {name: folder / f".{name}.part" for name in (WEIGHTS_FILE, CONFIG_FILE)}
+    try:
+        parts[CONFIG_FILE].write_text(text, encoding="utf-8")
+        save_file(stored_tensors(model), parts[WEIGHTS_FILE], metadata={"format": "pt", ENTRY: text})
+        shutil.copymode(parts[CONFIG_FILE], parts[WEIGHTS_FILE])  # safetensors makes files that only their owner reads
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+    except SafetensorError as error:  # a full disk, for example
+        raise OSError(f"{folder / WEIGHTS_FILE}: can't be written: {error}") from None
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+    return folder / WEIGHTS_FILE
+
+
+def stored_tensors(model: "CutieGeo") -> dict[str, Tensor]:
+    """What a checkpoint of `model` holds: all but the parts that have files of their own."""
+    elsewhere = tuple(f"encoder.{part}." for part in model.frozen_files)
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items() if not name.startswith(elsewhere)}
+
+
+def _to_json(model: "CutieGeo") -> dict[str, Any]:
+    config = to_dict(model.config)
+    config.pop("weights")  # paths on the machine that made it
+    frozen = {part: file._asdict() for part, file in model.frozen_files.items()}
+    return {"format": FORMAT, "model": config, "frozen": frozen}
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+def checkpoint_file(path: Path) -> Path:
+    """The weights file meant by a path to a checkpoint's folder or to the file itself.
+
+    Raises ValueError for a folder without one, or whose configuration is another file's.
+    """
+    if not path.is_dir():
+        return path
+    weights = path / WEIGHTS_FILE
+    require(weights.is_file(), f"{path}: no {WEIGHTS_FILE} in this folder, wanted a checkpoint's folder")
+    beside = path / CONFIG_FILE
+    if beside.is_file():
+        try:
+            described = json.loads(beside.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{beside}: can't be read as JSON: {' '.join(str(error).split())}") from None
+        same = described == read_metadata(weights, ENTRY)
+        require(same, f"{beside}: describes another checkpoint than {WEIGHTS_FILE} beside it")
+    return weights
+
+
+def read_description(path: Path) -> Description | None:
+    """What a weights file says about itself; None for files that others made. Raises ValueError for a damaged one."""
+    content = read_metadata(path, ENTRY)
+    if content is None:
+        return None
+    made_by = content.get("format")
+    require(made_by == FORMAT, f"{path}: format {made_by!r}, wanted {FORMAT}; a newer cutie_geo may read it")
+    missing = [name for name in ("model", "frozen") if not isinstance(content.get(name), dict)]
+    require(not missing, f"{path}: damaged description, no {' and no '.join(missing)} in it")
+    frozen = {part: _frozen_file(part, file, path) for part, file in content["frozen"].items()}
+    return Description(build(ModelConfig, content["model"], f"{path}: model"), frozen)
+
+
+def _frozen_file(part: str, content: Any, path: Path) -> FrozenFile:
+    """A frozen part's file as a checkpoint names it. Raises ValueError for anything but a plain name and a SHA-256."""
+    content = content if isinstance(content, dict) else {}
+    name, sha256 = str(content.get("name", "")), str(content.get("sha256", ""))
+    good = part in ("vision", "geometry") and re.fullmatch("[0-9a-f]{64}", sha256) and name == Path(name).name != ""
+    require(bool(good), f"{path}: damaged description, its frozen {part} is {name!r} with SHA-256 {sha256!r}")
+    return FrozenFile(name, sha256)
