@@ -146,14 +146,18 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
-    """Functions, classes and their methods without a leading underscore, by dotted name."""
+    """Functions, classes and their methods without a leading underscore, by dotted name; no setters."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     for node in tree.body:
         if isinstance(node, kinds) and not node.name.startswith("_"):
             yield node.name, node
             for inner in node.body if isinstance(node, ast.ClassDef) else ():
-                if isinstance(inner, kinds) and not inner.name.startswith("_"):
+                if isinstance(inner, kinds) and not inner.name.startswith("_") and not is_setter(inner):
                     yield f"{node.name}.{inner.name}", inner
+
+
+def is_setter(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    return any(isinstance(mark, ast.Attribute) and mark.attr == "setter" for mark in node.decorator_list)
 
 
 def test_everything_public_has_a_docstring() -> None:

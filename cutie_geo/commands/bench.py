@@ -66,13 +66,19 @@ def run(args: argparse.Namespace) -> int:
     options = _checked(args)
     sizes = [_size(text) for text in args.size]
     facts = machine(resolve_device(args.device))
-    print("\n".join(f"{name}: {value}" for name, value in (facts | {"command": shlex.join(args.command_line)}).items()))
+    print("\n".join(f"{name}: {value}" for name, value in (facts | {"command": _shown(args.command_line)}).items()))
     measure_all = _flops if args.flops else _suite if args.suite else _seconds
     rows = measure_all(args, options, sizes)
     if args.json:
         write_json(args.json, _report(args, facts, options, rows))
         print(f"results: {args.json.resolve()}")
     return 0
+
+
+def _shown(command_line: list[str]) -> str:
+    """A command as one types it."""
+    program, *arguments = command_line
+    return f"{program} {shlex.join(arguments)}".rstrip()
 
 
 def _fill_in(args: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ class PartCost(NamedTuple):
 
     @property
     def gflop_per_second(self) -> float:
+        """How fast the arithmetic was."""
         return self.gflop / self.seconds if self.seconds else 0.0
 
 
@@ -64,11 +65,11 @@ def frame_cost(
 
     frames: makes an endless video. Two runs of it are made, since counting takes time.
     """
-    flops, parts = _Tally(model, lambda: 0.0), parts_of(model)
+    flops, parts = Tally(model, lambda: 0.0), parts_of(model)
     with FlopCounterMode(display=False) as counter:
         flops.now = lambda: float(counter.get_total_flops())
         _run(model, options, frames(), mask, flops)
-    clock = _Tally(model, time.perf_counter, synchronise)
+    clock = Tally(model, time.perf_counter, synchronise)
     _run(model, options, frames(), mask, clock)
     period = options["mem_every"]
     weights = {name: sum(_parameters(module) for module in modules) for name, modules in parts.items()}
@@ -93,7 +94,7 @@ def peak_gflop_per_second(model: CutieGeo, synchronise: Callable[[], None]) -> f
     return 2 * side**3 / best / 1e9
 
 
-class _Tally:
+class Tally:
     """Adds up, by part, how far a meter moves while the part runs."""
 
     def __init__(self, model: CutieGeo, now: Callable[[], float], settle: Callable[[], None] = lambda: None) -> None:
@@ -102,6 +103,7 @@ class _Tally:
         self.start = 0.0
 
     def read(self) -> float:
+        """The meter, once all work is done that was asked for."""
         self.settle()
         return self.now()
 
@@ -131,7 +133,7 @@ class _Tally:
 
 
 @torch.inference_mode()
-def _run(model: CutieGeo, options: dict[str, Any], frames: Iterator[Tensor], mask: Tensor, tally: _Tally) -> None:
+def _run(model: CutieGeo, options: dict[str, Any], frames: Iterator[Tensor], mask: Tensor, tally: Tally) -> None:
     """One video up to the end of the second memory period, the last period watched."""
     tracker, period = Tracker(model, **options), options["mem_every"]
     tracker.step(next(frames), mask)

@@ -33,8 +33,7 @@ from cutie_geo.evaluation.metrics import mean_score, score_folders
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
 from cutie_geo.inference.run import open_results, run_videos
-from cutie_geo.model.hub import PREFIX
-from cutie_geo.model.load import load_model
+from cutie_geo.model.load import is_checkpoint, load_model
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.weights import digest
 
@@ -179,9 +178,10 @@ def _require_sense(args: argparse.Namespace) -> None:
     require(known, f"--dataset: got {args.dataset}, wanted one of {', '.join(dataset_names())}")
     require(args.dataset is None or args.data_root is not None, f"--dataset {args.dataset}: wanted --data-root with it")
     require(args.fps is None or args.overlay, "--fps: wanted --overlay with it")
-    encoder = model_config(args.model, split_overrides(args.overrides)[0]).encoder if _is_named(args.model) else None
-    depth = not args.save_depth or encoder is None or encoder.geometry != "none"
-    require(depth, f"--save-depth: {args.model} has no geometry encoder, wanted a model such as cutie-geo-small")
+    if args.save_depth and not is_checkpoint(args.model):
+        encoder = model_config(args.model, split_overrides(args.overrides)[0]).encoder
+        depth = f"--save-depth: {args.model} has no geometry encoder, wanted a model such as cutie-geo-small"
+        require(encoder.geometry != "none", depth)
 
 
 def _chosen(records: Sequence[VideoRecord], names: Sequence[str] | None) -> list[VideoRecord]:
@@ -208,11 +208,6 @@ def _tracker_config(args: argparse.Namespace, defaults: dict[str, Any]) -> Track
     return build(TrackerConfig, merge(defaults | given, parse_overrides(split_overrides(args.overrides)[1])), "options")
 
 
-def _is_named(model: str) -> bool:
-    """Whether `--model` is a preset or a YAML file, and not a checkpoint with a configuration of its own."""
-    return not (model.startswith(PREFIX) or Path(model).is_dir())
-
-
 def _lookahead(args: argparse.Namespace, model: CutieGeo) -> int:
     """Frames encoded together: several keep a GPU busy, a CPU is busy with one."""
     if args.lookahead is not None:
@@ -237,7 +232,7 @@ def _load(args: argparse.Namespace, processes: Processes) -> CutieGeo:
 
 def _settings(args: argparse.Namespace, model: CutieGeo) -> Report:
     """What, beside the run's options, decides the masks."""
-    named = args.weights == "none" or (args.weights == "auto" and _is_named(args.model))
+    named = args.weights == "none" or (args.weights == "auto" and not is_checkpoint(args.model))
     config = to_dict(model.config)
     sources = config.pop("weights")
     start = {"warm_start": f"sha256 {digest(Path(path), 'sha256')}"} if (path := sources["warm_start"]) else {}

@@ -86,7 +86,7 @@ class Tracker:
         last: bool,
         features: FrameFeatures | None,
     ) -> Prediction:
-        geometry = self._geometry_of(image)
+        geometry = self._geometry_of(image, look_inside=features is None)  # or they have been looked at
         given = read_mask(mask, objects, geometry, self.model.device)
         if given is None and not self.registry.ids:
             self.geometry, self.frame = geometry, self.frame + 1
@@ -334,9 +334,9 @@ class Tracker:
         internal = internal_size(size, self.config.max_internal_size)
         return Geometry(size, internal, padding_to(internal, self.model.multiple))
 
-    def _geometry_of(self, image: Any) -> Geometry:
+    def _geometry_of(self, image: Any, look_inside: bool = True) -> Geometry:
         """Checks an image. Raises ValueError unless it is an RGB image of the video's size."""
-        size = image_size(image)
+        size = image_size(image, look_inside)
         if self.geometry is not None and size != self.geometry.size:
             raise ValueError(f"image: got size {size} in a video of {self.geometry.size}; one tracker is for one size")
         return self.geometry or self._geometry(size)

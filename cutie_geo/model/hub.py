@@ -1,5 +1,6 @@
 """The Hugging Face hub: `save_pretrained`, `from_pretrained` and `push_to_hub`, with a model card."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -132,7 +133,8 @@ class HubModel(ModelHubMixin, library_name="cutie_geo", pipeline_tag="image-segm
                 local_files_only=local_files_only,
                 token=token,
             )
-        overrides = [f"weights.{part}={file}" for part, file in (("vision", vision), ("geometry", geometry)) if file]
+        files = {part: str(file) for part, file in (("vision", vision), ("geometry", geometry)) if file}
+        overrides = [f"weights.{part}={json.dumps(file)}" for part, file in files.items()]  # YAML's quotes for any name
         # a path, so that a folder named like a preset is still a folder
         return cast(T, load_model(str(folder.absolute()), device="cpu", precision="fp32", overrides=overrides))
 

@@ -66,7 +66,7 @@ def needed_files(name: str, overrides: Iterable[str] = ()) -> dict[str, str]:
 # ----------------------------------------------------------------------------------------------------- what is meant
 def _resolve(name: str, weights: str, overrides: list[str]) -> tuple[ModelConfig, Path | None, Description | None]:
     """The configuration, the file of trained weights if there is one, and what the file says about itself."""
-    if _is_checkpoint(name):
+    if is_checkpoint(name):
         require(weights == "auto", f"weights: got {weights} for {name}, which brings its own; wanted auto")
         file = _checkpoint_file(name)
         description = read_description(file)
@@ -93,7 +93,7 @@ def _resolve(name: str, weights: str, overrides: list[str]) -> tuple[ModelConfig
     return config, file, description
 
 
-def _is_checkpoint(name: str) -> bool:
+def is_checkpoint(name: str) -> bool:
     """Whether a model's name is a place that holds one. A folder that is called like a preset does not hide it."""
     return name.startswith(PREFIX) or (name not in preset_names() and Path(name).expanduser().is_dir())
 
@@ -146,6 +146,7 @@ def _load(model: CutieGeo, name: str, weights: str, file: Path | None, descripti
         _load_encoder(model, part, weights, file, description)
     if file is not None:
         log.info("%s: %d entries loaded from %s", name, load_weights(model, file), file)
+        model.loaded_from = file
     else:
         log.warning("%s: random weights in %s: its masks mean nothing", name, ", ".join(_random_parts(model)))
     # a part that is trained on is no longer what its file holds

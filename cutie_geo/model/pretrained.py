@@ -125,14 +125,14 @@ GEOMETRY_FORMS = [
 
 
 WIDTHS = {
-    144: ("hiera-large",),
-    112: ("hiera-base-plus",),
-    96: ("hiera-small", "hiera-tiny"),
-    1024: ("depth-anything-v2-large",),
-    768: ("depth-anything-v2-base",),
-    384: ("depth-anything-v2-small",),
+    "trunk.patch_embed.proj.bias": {144: "hiera-large", 112: "hiera-base-plus", 96: "hiera-tiny"},
+    "backbone.embeddings.cls_token": {
+        1024: "depth-anything-v2-large",
+        768: "depth-anything-v2-base",
+        384: "depth-anything-v2-small",
+    },
 }
-"""Published networks by the channels of their first layer, for hints in errors."""
+"""Published networks by the channels of a tensor that all sizes have, for hints in errors."""
 
 
 # ------------------------------------------------------------------------------------------------------- loading
@@ -226,10 +226,13 @@ def _split_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _hint(given: Mapping[str, Tensor], what: str) -> str:
     """Which network a file seems to be of, where that is not the one wanted."""
-    width = given.get("trunk.patch_embed.proj.bias", given.get("backbone.embeddings.cls_token"))
-    channels = width.shape[-1] if width is not None and width.ndim else 0
-    names = WIDTHS.get(channels, (what,))
-    return "" if what in names else f" (the file looks like {' or '.join(names)})"
+    name = what
+    for entry, names in WIDTHS.items():
+        if entry in given and given[entry].ndim:
+            name = names.get(given[entry].shape[-1], what)
+    if name == "hiera-tiny" and any(entry.startswith("trunk.blocks.12.") for entry in given):
+        name = "hiera-small"  # as wide, but deeper than hiera-tiny's 12 blocks
+    return "" if name == what else f" (the file looks like {name})"
 
 
 # ----------------------------------------------------------------------------------------------------- positions

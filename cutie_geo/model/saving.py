@@ -50,7 +50,8 @@ def save_checkpoint(model: "CutieGeo", folder: Path) -> Path:
     parts = {name: folder / f".{name}.part" for name in (WEIGHTS_FILE, CONFIG_FILE)}
     try:
         parts[CONFIG_FILE].write_text(text, encoding="utf-8")
-        save_file(stored_tensors(model), parts[WEIGHTS_FILE], metadata={"format": "pt", ENTRY: text})
+        # one entry only: safetensors writes several in another order each time
+        save_file(stored_tensors(model), parts[WEIGHTS_FILE], metadata={ENTRY: text})
         shutil.copymode(parts[CONFIG_FILE], parts[WEIGHTS_FILE])  # safetensors makes files that only their owner reads
         for name, part in parts.items():
             os.replace(part, folder / name)

@@ -311,7 +311,8 @@ def _stated_digest(url: str, path: Path) -> str:
 
 
 def _unreachable(url: str, problem: str, path: Path) -> str:
-    return f"{url}: can't be downloaded: {problem}; or fetch it by hand and put it at {path}"
+    reason = " ".join(problem.split())  # urllib's words for endless redirections fill three lines
+    return f"{url}: can't be downloaded: {reason}; or fetch it by hand and put it at {path}"
 
 
 def _fill(url: str, part: Path, path: Path, progress: bool) -> None:

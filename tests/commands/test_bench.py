@@ -5,10 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import TINY_GEO_YAML
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 from toy_videos import tiny_options
 
 from cutie_geo.__main__ import main
 from cutie_geo.commands.bench import WARM_UP
+from cutie_geo.commands.flops import Tally
+from cutie_geo.commands.suite import ensemble, plain
+from cutie_geo.config import model_config
+from cutie_geo.model.load import load_model
+from cutie_geo.model.network import CutieGeo
 
 Bench = Callable[..., int]
 Said = pytest.CaptureFixture[str]
@@ -59,6 +68,9 @@ def test_every_combination_is_measured_and_written_with_what_it_was_measured_on(
         (["--cpu-threads", 0], "--cpu-threads: got 0"),
         (["mem_every"], "wanted name=value"),
         (["use_longterm=true"], "unknown use_longterm"),
+        (["--flops", "--suite", "gpu"], "wanted one of them"),
+        (["--suite", "gpu", "--lookahead", 0, "--device", "cpu"], "--lookahead: got 0"),
+        (["--suite", "gpu", "--roof", 0, "--device", "cpu"], "--roof: got 0"),
     ],
 )
 def test_arguments_that_cannot_be_measured_are_refused_at_once(
@@ -78,3 +90,86 @@ def test_an_unknown_precision_is_refused_before_others_are_measured(tmp_path: Pa
     said = capsys.readouterr()
     assert "precision: got 'fp8'" in said.err
     assert "float32" not in said.out
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+@pytest.fixture
+def geo(tmp_path: Path) -> list[str]:
+    path = tmp_path / "geo.yaml"
+    path.write_text(TINY_GEO_YAML)
+    return [*tiny_options(tmp_path), "--model", str(path)]
+
+
+def test_parts_are_counted_and_timed_beside_a_limit(geo: list[str], tmp_path: Path, capsys: Said):
+    file = tmp_path / "flops.json"
+    arguments = ["bench", "--flops", "mem_every=2", "--objects", "1", "3", "--size", "48x64", "--json", str(file)]
+    assert main([*arguments, *geo]) == 0
+    one, three = json.loads(file.read_text())["rows"]
+    gflop = {part["part"]: part["gflop"] for part in one["parts"]}
+    more = {part["part"]: part["gflop"] for part in three["parts"]}
+    for part in ("vision (Hiera)", "geometry (DINOv2)", "geometry (DPT)", "fusion", "keys and projections"):
+        assert gflop[part] == more[part] > 0  # whatever the number of objects
+    for part in ("pixel fusion", "mask encoder"):
+        assert 2 < more[part] / gflop[part] < 3.001  # some of it is done once for all objects
+    assert all(part["seconds"] > 0 for part in one["parts"])
+    assert one["limit_gflop_per_second"] > 0
+    model = load_model(geo[-1], "none", "cpu", "fp32")
+    assert sum(part["parameters"] for part in one["parts"]) == sum(p.numel() for p in model.parameters())
+    said = capsys.readouterr().out
+    assert "geometry (DPT)" in said
+    assert "command: cutie-geo bench --flops" in said
+
+
+def encoder_cost(preset: str, *overrides: str) -> dict[str, float]:
+    """GFLOP of each part that sees a 480x864 frame alone, counted without computing anything."""
+    model = CutieGeo(model_config(preset, overrides)).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
+        tally = Tally(model, lambda: counter.get_total_flops() / 1e9)
+        with tally.watch():
+            model.encode(torch.rand(1, 3, 480, 864))
+    return tally.spent
+
+
+@pytest.mark.slow
+def test_the_paper_s_encoder_costs_what_its_design_says():
+    cost = encoder_cost("cutie-geo-large")
+    assert cost["vision (Hiera)"] == pytest.approx(676, rel=0.03)  # without the stage of stride 32
+    assert cost["geometry (DINOv2)"] == pytest.approx(1239, rel=0.03)
+    # 123 with the finest map, which only the fusion stage that is left out would read
+    tokens, pixels = 30 * 54, 120 * 216
+    finest = 2 * (tokens * 1024 * 256 + pixels * 256 * 256 + pixels * 256 * 256 * 9) / 1e9
+    assert cost["geometry (DPT)"] + finest == pytest.approx(123, rel=0.03)
+    assert cost["fusion"] == pytest.approx(12, rel=0.03)
+
+
+def test_without_geometry_only_vision_and_its_fusion_cost_anything():
+    cost = encoder_cost("cutie-geo-small", "encoder.geometry=none")
+    assert "geometry (DINOv2)" not in cost
+    assert cost["vision (Hiera)"] > 20 * cost["fusion"] > 0
+
+
+# -------------------------------------------------------------------------------------------------------------- suite
+def test_the_table_of_a_gpu_is_rehearsed_on_a_cpu(geo: list[str], tmp_path: Path, capsys: Said):
+    file = tmp_path / "suite.json"
+    arguments = ["bench", "mem_every=2", "max_mem_frames=2", "--suite", "gpu", "--frames", "4", "--objects", "1", "2"]
+    assert main([*arguments, "--size", "48x64", "--lookahead", "2", "--json", str(file), *geo]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["views"], row["objects"]) for row in rows] == [(1, 1), (1, 2), (6, 1)]
+    assert all(row["frames_per_second"] > 0 for row in rows)
+    assert rows[1]["gflop"] > rows[0]["gflop"] > 0
+    assert rows[2]["gflop"] > 6 * rows[0]["gflop"]  # six views, each of a larger frame
+    assert rows[0]["share_of_roof"] == pytest.approx(rows[0]["gflop"] * rows[0]["frames_per_second"] / 790e3)
+    assert "of roof" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_table_of_a_gpu_wants_one(capsys: Said):
+    assert main(["bench", "--suite", "gpu"]) == 2
+    assert "no GPU here" in capsys.readouterr().err
+
+
+def test_views_of_an_ensemble_are_undone():
+    probs = torch.rand(3, 48, 64).softmax(0)
+    for view in [*plain((48, 64)), *ensemble((48, 64), [1.0])]:
+        torch.testing.assert_close(view.back(view.image(probs), (48, 64)), probs)
+    assert [view.size for view in ensemble((480, 854))][::2] == [(576, 1025), (624, 1110), (672, 1196)]

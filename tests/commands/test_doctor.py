@@ -1,6 +1,7 @@
 """`cutie-geo doctor`: what it says about this machine and about folders of data, and what it returns."""
 
 import argparse
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any
 import pytest
 
 from cutie_geo.commands import doctor
+from cutie_geo.config import preset_names
 from cutie_geo.model import weights
-
-CUTIE = ("cutie-base", "cutie-small")
 
 
 @pytest.fixture(autouse=True)
@@ -64,14 +64,40 @@ def test_a_healthy_machine_is_reported_in_full(capsys: pytest.CaptureFixture[str
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["ok"] is True
     assert report["versions"]["facts"]["torch"] == importlib.import_module("torch").__version__.split("+")[0]
-    assert report["weights"]["facts"]["cutie-base"] == "missing"
+    assert report["weights"]["facts"]["cutie-base"] == "needs cutie-base"
+    assert report["weights"]["facts"]["files here"] == []
 
 
-def test_each_missing_weight_brings_the_command_that_gets_it():
+def test_missing_weights_are_advised_on_by_model_in_one_line():
     section = doctor.check_weights()
-    assert [line for line in section.advice if "cutie-geo" in line] == [
-        f"{name} is missing: cutie-geo download {name}" for name in CUTIE
-    ]
+    models = ", ".join(preset_names())
+    wanted = f"cutie-geo download MODEL gets what is missing of {models}; you need only those that you use"
+    assert section.advice == [wanted]
+    assert section.facts["cutie-geo-small"] == "needs sam2.1-hiera-small, depth-anything-v2-small"
+    assert not section.broken
+
+
+def test_a_model_whose_files_are_here_is_ready(monkeypatch: pytest.MonkeyPatch):
+    """And a file that no preset needs is mentioned only where it is."""
+    for name in ("cutie-small", "sam2.1-hiera-small", "hiera-tiny-mae"):
+        content = name.encode()
+        toy = weights.WeightFile(name, "http://x", "MIT", sha256=hashlib.sha256(content).hexdigest())
+        monkeypatch.setitem(weights.CATALOGUE, name, toy)
+        weights.cache_dir().mkdir(exist_ok=True)
+        weights.location(name).write_bytes(content)
+    section = doctor.check_weights()
+    assert section.facts["files here"] == ["cutie-small", "sam2.1-hiera-small", "hiera-tiny-mae"]
+    assert section.facts["cutie-small"] == "ready"
+    assert section.facts["cutie-geo-small"] == "needs depth-anything-v2-small"
+    assert len(section.advice) == 1
+    assert "cutie-small" not in section.advice[0].replace("cutie-geo-small", "")
+
+
+def test_a_download_that_was_cut_is_advised_on_by_name():
+    weights.cache_dir().mkdir()
+    weights.location("hiera-tiny-mae").with_name("hiera_tiny_224.mae.safetensors.part").write_bytes(b"half")
+    section = doctor.check_weights()
+    assert "hiera-tiny-mae is partial: cutie-geo download hiera-tiny-mae" in section.advice
     assert not section.broken
 
 
@@ -116,7 +142,9 @@ def test_versions_are_compared_as_numbers(older: str, newer: str):
     assert doctor._release("1.0") == doctor._release("1")
 
 
-@pytest.mark.parametrize("missing", ["torch", "av", "cutie_geo.data.example", "cutie_geo.model.weights"])
+@pytest.mark.parametrize(
+    "missing", ["torch", "av", "cutie_geo.data.example", "cutie_geo.model.weights", "cutie_geo.model.load"]
+)
 def test_the_doctor_speaks_where_a_package_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
 ):

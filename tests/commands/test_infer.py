@@ -11,6 +11,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tiny import TINY_GEO_YAML
 from toy_videos import (
     PALETTE,
     SIZE,
@@ -44,8 +46,8 @@ def load_once() -> Callable[..., object]:
     """`load_model`, which takes most of a short run, once for the small model."""
     models: dict[tuple[str, ...], object] = {}
 
-    def cached(name: str, weights: str, *rest: str) -> object:
-        key = (Path(name).read_text() if Path(name).is_file() else name, weights, *rest)
+    def cached(name: str, weights: str, *rest: object) -> object:
+        key = (Path(name).read_text() if Path(name).is_file() else name, weights, *map(str, rest))
         if weights != "none" or key not in models:
             models[key] = load.load_model(name, weights, *rest)
         return models[key]
@@ -652,20 +654,78 @@ def test_a_checkpoint_of_another_preset_is_recognised(tmp_path: Path, capsys: Sa
     assert "the file looks like cutie-base" in only_error(capsys)
 
 
-def test_weights_are_known_by_their_content_not_their_place(
-    run: Run, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-):
-    frames, mask = write_frames(tmp_path / "bear", 1), write_mask(tmp_path / "m.png")
-    model = infer.load_model(tiny_options(tmp_path)[1], "none", "cpu", "fp32")
-    monkeypatch.setattr(infer, "load_model", lambda *_: model)
-    for name, content in (("a.pth", b"one"), ("b.pth", b"one"), ("c.pth", b"two")):
-        (tmp_path / name).write_bytes(content)
-    arguments = ["--video", str(frames), "--mask", str(mask), "--output", "out", "--weights"]
-    assert run_one("infer", [*arguments, "a.pth"]) == 0
-    assert run_one("infer", [*arguments, "b.pth"]) == 0
+def test_weights_are_known_by_their_content_not_their_place(tmp_path: Path, capsys: Said):
+    options = tiny_options(tmp_path)
+    model = load.load_model(options[1], "none", "cpu", "fp32")
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    shutil.copy(tmp_path / "a.pth", tmp_path / "b.pth")
+    with torch.no_grad():
+        model.pixel_projection.weight.add_(1)
+    torch.save(model.state_dict(), tmp_path / "c.pth")
+    arguments = [*one_video_of(tmp_path), "--output", str(tmp_path / "out"), *options]
+    assert run_one("infer", [*arguments, "--weights", str(tmp_path / "a.pth")]) == 0
+    assert run_one("infer", [*arguments, "--weights", str(tmp_path / "b.pth")]) == 0
     assert "1 already complete" in capsys.readouterr().out
-    assert run_one("infer", [*arguments, "c.pth"]) == 2
+    assert run_one("infer", [*arguments, "--weights", str(tmp_path / "c.pth")]) == 2
     assert "made with other weights" in only_error(capsys)
+
+
+# ------------------------------------------------------------------------------------------------- geometry encoder
+@pytest.fixture
+def geo(tmp_path: Path) -> list[str]:
+    """Options for a small model with a geometry encoder."""
+    path = tmp_path / "geo.yaml"
+    path.write_text(TINY_GEO_YAML)
+    return [*tiny_options(tmp_path), "--model", str(path)]
+
+
+def test_depth_is_a_picture_of_every_frame_at_its_own_size(geo: list[str], tmp_path: Path, capsys: Said):
+    frames = write_frames(tmp_path / "bear", 5)
+    mask = write_mask(tmp_path / "masks" / "00002.png")  # what comes before has a depth too
+    arguments = ["--video", str(frames), "--mask", str(mask.parent), "--output", str(tmp_path / "out"), *geo]
+    assert run_one("infer", arguments) == 0
+    assert run_one("infer", [*arguments, "--save-depth", "--lookahead", "3"]) == 0
+    pictures = sorted((tmp_path / "out" / "depth" / "bear").iterdir())
+    assert [path.name for path in pictures] == [f"{t:05d}.png" for t in range(5)]
+    for path in pictures:
+        picture = np.asarray(Image.open(path))
+        assert picture.shape == (*SIZE, 3)
+        assert (int(picture.max()), int(picture.min())) == (255, 0)  # near and far are there
+    capsys.readouterr()
+    assert run_one("infer", [*arguments, "--save-depth"]) == 0
+    assert "1 already complete" in capsys.readouterr().out
+    pictures[3].unlink()
+    assert run_one("infer", [*arguments, "--save-depth"]) == 0
+    assert pictures[3].is_file()
+
+
+@pytest.mark.parametrize("without", [["--model", "cutie-small"], ["encoder.geometry=none"]])
+def test_depth_of_a_model_that_has_none_is_refused_at_once(
+    geo: list[str], tmp_path: Path, capsys: Said, without: list[str]
+):
+    output = ["--output", str(tmp_path / "out")]
+    assert run_one("infer", [*one_video_of(tmp_path), *output, *geo, "--save-depth", *without]) == 2
+    assert "--save-depth" in only_error(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_key_value_changes_the_model_or_the_tracker(geo: list[str], tmp_path: Path):
+    changes = ["encoder.geometry=none", "long_term.num_prototypes=64"]
+    assert run_one("infer", [*one_video_of(tmp_path), "--output", str(tmp_path / "out"), *geo, *changes]) == 0
+    settings = summary(tmp_path / "out")["settings"]
+    assert settings["model"]["encoder"]["geometry"] == "none"
+    assert settings["tracker"]["long_term"]["num_prototypes"] == 64
+
+
+def test_a_model_saved_as_a_folder_is_a_model(geo: list[str], tmp_path: Path):
+    load.load_model(geo[-1], "none", "cpu", "fp32").save_pretrained(tmp_path / "saved")
+    arguments = [*one_video_of(tmp_path), "--precision", "fp32", "--device", "cpu"]
+    saved = [*arguments, "--model", str(tmp_path / "saved"), "--output", str(tmp_path / "a")]
+    assert run_one("infer", saved) == 0
+    assert run_one("infer", [*arguments, *geo, "--output", str(tmp_path / "b")]) == 0
+    assert contents(tmp_path / "a" / "bear") == contents(tmp_path / "b" / "bear")
+    assert summary(tmp_path / "a")["settings"]["weights"].startswith("sha256 ")
+    assert run_one("infer", saved) == 0  # known again
 
 
 # ----------------------------------------------------------------------------------------------------------- example

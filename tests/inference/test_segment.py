@@ -1,10 +1,14 @@
 """From frames to label maps."""
 
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 import torch
 from parity_rules import synthetic_video
+from tiny import randomised, tiny_geo_config
 
-from cutie_geo.inference.segment import segment_video
+from cutie_geo.inference.segment import segment_frames, segment_video
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.structures import Frame, GivenMask
@@ -47,3 +51,101 @@ def test_a_frame_is_segmented_before_the_next_is_asked_for(tiny_model: CutieGeo)
 
     for t, _ in enumerate(segment_video(Tracker(tiny_model), camera())):
         assert asked == list(range(t + 1))
+
+
+# --------------------------------------------------------------------------------------------------------- lookahead
+@pytest.fixture(scope="module")
+def geo_model() -> CutieGeo:
+    torch.manual_seed(0)
+    return randomised(CutieGeo(tiny_geo_config()))
+
+
+def video(length: int, masks: tuple[int, ...] = (0,)) -> list[Frame]:
+    """Frames of which some come with their masks."""
+    images, labels = synthetic_video(*SIZE, length)
+    return [
+        Frame(f"{t}", torch.from_numpy(image), given=labels[t] if t in masks else None)
+        for t, image in enumerate(images)
+    ]
+
+
+@pytest.mark.parametrize("lookahead", [2, 3, 7, 50])
+@pytest.mark.parametrize("masks", [(0,), (2, 4)])
+def test_frames_encoded_together_are_segmented_as_one_by_one(
+    tiny_model: CutieGeo, lookahead: int, masks: tuple[int, ...]
+) -> None:
+    one_by_one = list(segment_frames(Tracker(tiny_model), video(7, masks)))
+    together = list(segment_frames(Tracker(tiny_model), video(7, masks), lookahead))
+    assert [result.frame.name for result in together] == [result.frame.name for result in one_by_one]
+    for ours, wanted in zip(together, one_by_one):
+        torch.testing.assert_close(ours.probs, wanted.probs, atol=1e-4, rtol=0)
+
+
+def test_frames_of_one_batch_go_through_the_encoder_at_once_and_those_before_the_first_object_not_at_all(
+    tiny_model: CutieGeo,
+) -> None:
+    batches: list[int] = []
+    hook = tiny_model.encoder.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    list(segment_frames(Tracker(tiny_model), video(10, (2,)), lookahead=4))
+    hook.remove()
+    assert batches == [2, 4, 2]
+
+
+@pytest.mark.parametrize("bad", [torch.full((3, *SIZE), torch.nan), torch.rand(3, 32, 32), torch.rand(3, *SIZE) + 5])
+def test_a_bad_frame_in_a_batch_spoils_none_of_those_before_it(tiny_model: CutieGeo, bad: torch.Tensor) -> None:
+    frames = video(6)
+    frames[4] = frames[4]._replace(image=bad)
+    results = segment_frames(Tracker(tiny_model), frames, lookahead=6)
+    assert [next(results).frame.name for _ in range(4)] == ["0", "1", "2", "3"]
+    with pytest.raises(ValueError, match="image: got"):
+        next(results)
+
+
+def test_frames_read_before_a_reading_error_are_segmented_before_it_is_raised(tiny_model: CutieGeo) -> None:
+    def torn() -> Iterator[Frame]:
+        yield from video(5)
+        raise OSError("the disk is gone")
+
+    results = segment_frames(Tracker(tiny_model), torn(), lookahead=4)
+    assert [next(results).frame.name for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(results)
+
+
+def test_features_serve_every_tracker_of_the_model_that_sees_the_same_image(tiny_model: CutieGeo) -> None:
+    frames = video(4)
+    maker, user, alone = Tracker(tiny_model), Tracker(tiny_model), Tracker(tiny_model)
+    for frame in frames:
+        shared = maker.encode(frame.image)
+        ours = user.step(frame.image, frame.given, features=shared)
+        assert torch.equal(ours, alone.step(frame.image, frame.given))
+    with pytest.raises(ValueError, match=r"features: got those of images \(1, 3, 64, 64\)"):
+        user.step(frames[0].image, features=Tracker(tiny_model).encode(torch.rand(3, 64, 64)))
+
+
+def test_lookahead_below_one_is_refused(tiny_model: CutieGeo) -> None:
+    with pytest.raises(ValueError, match="lookahead: got 0"):
+        next(segment_frames(Tracker(tiny_model), video(1), lookahead=0))
+
+
+# ------------------------------------------------------------------------------------------------------------- depth
+def test_depth_is_that_of_the_geometry_encoder_at_the_frame_s_size(geo_model: CutieGeo) -> None:
+    frames = [frame._replace(size=(96, 128)) for frame in video(3, (1,))]
+    for result in segment_frames(Tracker(geo_model), frames, lookahead=2, with_depth=True):
+        assert result.depth is not None
+        assert result.depth.shape == (96, 128)
+        assert result.depth.std() > 0
+    tracker = Tracker(geo_model)
+    features = tracker.encode(frames[0].image, with_depth=True)
+    assert features.depth is not None
+    assert features.depth.shape == (1, 56, 56)  # 14/16 of the padded frame
+    padding = tracker.geometry.padding if tracker.geometry else None
+    assert padding is not None
+    full = torch.nn.functional.interpolate(features.depth[None], (64, 64), mode="bilinear", align_corners=False)[0, 0]
+    torch.testing.assert_close(tracker.restore_depth(features), padding.crop(full))
+
+
+def test_depth_that_was_not_kept_can_not_be_restored(geo_model: CutieGeo) -> None:
+    tracker = Tracker(geo_model)
+    with pytest.raises(ValueError, match="no depth was kept"):
+        tracker.restore_depth(tracker.encode(torch.rand(3, *SIZE)))

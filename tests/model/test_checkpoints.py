@@ -14,16 +14,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import tiny_config
+from tiny import tiny_config, tiny_geo_config
 from torch import Tensor
 
 from cutie_geo.config import model_config
-from cutie_geo.model.checkpoints import COMPUTED, WIDENED, load_weights, our_name, read_tensors
+from cutie_geo.model.checkpoints import COMPUTED, WIDENED, load_weights, our_name
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.model.tensor_files import read_tensors
 from cutie_geo.ops import inverse_frequencies
 
 Weights = dict[str, Tensor]
 CONV, SENSORY = WIDENED
+NANO = {"vision": "hiera-nano", "vision_init": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,16 @@ def test_base_weights_are_refused_by_the_small_model_with_a_hint_and_the_other_w
     assert f"the file looks like cutie-{variant}" in message
     assert f"don't fit a model with {other.config.encoder.vision} pixel encoder" in message
     assert "and " in message.rsplit("; ", 1)[1]
+
+
+def test_a_cutie_checkpoint_is_known_by_its_encoder_and_ours_is_not_taken_for_one(
+    weights: Weights, tmp_path: Path
+) -> None:
+    message = refusal(CutieGeo(tiny_geo_config()), saved(weights, tmp_path / "cutie.pth"))
+    assert "(the file looks like cutie-small; weights.warm_start takes it for all behind the encoder)" in message
+    ours = CutieGeo(tiny_geo_config(encoder={**NANO, "channels": [1024, 512, 256]}))
+    message = refusal(built(2, False), saved(dict(ours.state_dict()), tmp_path / "ours.pth"))
+    assert "looks like" not in message
 
 
 # ------------------------------------------------------------------------------------------------------- our own files

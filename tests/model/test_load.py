@@ -2,14 +2,16 @@
 
 import logging
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
-from tiny import TINY_YAML
+from tiny import TINY_YAML, randomised, tiny_config
 from torch import nn
 
 from cutie_geo.config import EncoderConfig, ModelConfig
 from cutie_geo.model import weights as catalogue
+from cutie_geo.model.encoder import FusedEncoder
 from cutie_geo.model.load import load_model, resolve_device, resolve_precision
 from cutie_geo.model.network import CutieGeo
 
@@ -46,7 +48,7 @@ def test_a_yaml_file_is_a_model_and_overrides_change_it(tiny_file: str) -> None:
 
 @pytest.mark.parametrize("name", ["cutie-huge", "cutie_base", "missing.yaml"])
 def test_an_unknown_model_is_refused_beside_the_presets(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: no such model; wanted one of cutie-base, cutie-small, or a YAML"):
+    with pytest.raises(ValueError, match=f"^{name}: no such model; wanted one of cutie-base, .*cutie-small, or a YAML"):
         load_model(name)
 
 
@@ -62,7 +64,7 @@ def test_random_weights_are_the_same_on_every_call_and_come_with_a_warning(
     with caplog.at_level(logging.WARNING):
         first = random(tiny_file)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert caplog.records[0].getMessage() == f"{tiny_file} has random weights: its masks mean nothing"
+    assert caplog.records[0].getMessage() == f"{tiny_file}: random weights in every part: its masks mean nothing"
     torch.manual_seed(77)
     state = torch.get_rng_state()
     second = random(tiny_file)
@@ -82,10 +84,10 @@ def test_weights_may_be_a_file(tiny_file: str, tmp_path: Path, as_text: bool, ca
 
 
 def test_automatic_weights_are_the_ones_that_the_catalogue_fetches(
-    monkeypatch: pytest.MonkeyPatch, tiny_file: str, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path, asked = tmp_path / "w.pth", []
-    wanted = {name: torch.full_like(tensor, 3) for name, tensor in random(tiny_file).state_dict().items()}
+    wanted = {name: torch.full_like(tensor, 3) for name, tensor in random("cutie-small").state_dict().items()}
     torch.save(wanted, path)
 
     def fetch(name: str) -> Path:
@@ -93,19 +95,180 @@ def test_automatic_weights_are_the_ones_that_the_catalogue_fetches(
         return path
 
     monkeypatch.setattr(catalogue, "fetch", fetch)
-    model = load_model(tiny_file, device="cpu")
-    assert asked == [tiny_file]
+    model = load_model("cutie-small", device="cpu")
+    assert asked == ["cutie-small"]
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
 
 
-def test_there_are_no_automatic_weights_for_a_model_of_ones_own(tiny_file: str) -> None:
-    with pytest.raises(ValueError, match="no such weights; wanted one of cutie-base, cutie-small"):
-        load_model(tiny_file, device="cpu")
+@pytest.mark.parametrize("name", ["tiny", "cutie-geo-large", "cutie-geo-base", "cutie-geo-small"])
+def test_there_are_no_automatic_weights_where_none_are_published(tiny_file: str, name: str) -> None:
+    name = tiny_file if name == "tiny" else name
+    with pytest.raises(ValueError, match=f"^{name}: no trained weights of this model are published") as caught:
+        load_model(name, device="cpu")
+    assert "wanted a checkpoint, weights.warm_start=FILE with a Cutie checkpoint" in str(caught.value)
+    assert "or none for random weights" in str(caught.value)
 
 
 def test_weights_that_are_not_there_are_named(tiny_file: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.pth: no such weights file"):
         load_model(tiny_file, weights=tmp_path / "none.pth", device="cpu")
+
+
+# -------------------------------------------------------------------------------------- where the parts start from
+GEO_YAML = TINY_YAML.replace("{vision: resnet18}", "{vision: hiera-tiny, channels: [1024, 512, 256]}")
+"""SAM 2.1's smallest encoder in front of a tiny network, with the channels of a ResNet-50."""
+DEPTH = "encoder.geometry=depth-anything-v2-small"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configurations, a vision encoder as SAM 2 publishes it, and a Cutie checkpoint, all with random numbers."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "geo.yaml").write_text(GEO_YAML)
+    (folder / "tiny.yaml").write_text(TINY_YAML)
+    torch.manual_seed(0)
+    encoder = random(str(folder / "geo.yaml")).encoder
+    assert isinstance(encoder, FusedEncoder)
+    vision = randomised(encoder.vision).half().state_dict()
+    torch.save({"model": {f"image_encoder.{name}": tensor for name, tensor in vision.items()}}, folder / "vision.pt")
+    cutie = randomised(CutieGeo(tiny_config(encoder=EncoderConfig("resnet50"))))
+    torch.save(cutie.state_dict(), folder / "cutie.pth")
+    return folder
+
+
+@pytest.fixture
+def nothing_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No published file on this machine, and no network."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError("no network here")
+
+    monkeypatch.setenv("CUTIE_GEO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(catalogue, "urlopen", refuse)
+
+
+def warning_of(caplog: pytest.LogCaptureFixture) -> str:
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    return record.getMessage()
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_random_weights_of_the_papers_model_need_no_file_and_no_network(caplog: pytest.LogCaptureFixture) -> None:
+    model = random("cutie-geo-small")
+    assert warning_of(caplog) == "cutie-geo-small: random weights in every part: its masks mean nothing"
+    assert model.frozen_files == {}
+    assert isinstance(model.encoder, FusedEncoder)
+    assert model.encoder.geometry is not None
+
+
+def test_a_part_starts_from_the_file_that_is_given(files: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = (f"weights.vision={files / 'vision.pt'}",)
+    model = random(str(files / "geo.yaml"), overrides=given)
+    content = torch.load(files / "vision.pt", weights_only=True)["model"]
+    trunk = model.encoder.get_submodule("vision.trunk")
+    assert torch.equal(trunk.pos_embed, content["image_encoder.trunk.pos_embed"].float())
+    assert model.frozen_files["vision"].name == "vision.pt"
+    assert warning_of(caplog).endswith(
+        "geo.yaml: random weights in the fusion of its encoders, all behind its encoders: its masks mean nothing"
+    )
+
+
+def test_a_warm_start_fills_all_behind_the_encoders(files: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = (f"weights.vision={files / 'vision.pt'}", f"weights.warm_start={files / 'cutie.pth'}")
+    model = load_model(str(files / "geo.yaml"), "auto", "cpu", "fp32", given)
+    cutie = torch.load(files / "cutie.pth", weights_only=True)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], cutie[name]) for name in cutie if not name.startswith("encoder."))
+    assert list(model.frozen_files) == ["vision"]
+    assert warning_of(caplog).endswith("geo.yaml: random weights in the fusion of its encoders: its masks mean nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "empty"),
+    [
+        ("geo.yaml", ["vision=vision.pt", DEPTH], "its geometry encoder, the fusion of its encoders, all behind its"),
+        ("geo.yaml", ["warm_start=cutie.pth"], "its vision encoder, the fusion of its encoders: "),
+        ("geo.yaml", ["warm_start=cutie.pth", "encoder.vision_init=none"], "its vision encoder, the fusion of its enc"),
+        ("geo.yaml", ["vision=vision.pt", "encoder.freeze=false"], "the fusion of its encoders, all behind its"),
+        ("tiny.yaml", ["warm_start=cutie.pth", "encoder.vision=resnet50"], "its encoder: "),
+    ],
+)
+def test_what_stays_random_is_said(
+    files: Path, name: str, given: list[str], empty: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = [text if "encoder." in text else f"weights.{text.replace('=', f'={files}/')}" for text in given]
+    random(str(files / name), overrides=tuple(changes))
+    assert f"random weights in {empty}" in warning_of(caplog)
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_a_warm_start_without_the_encoders_says_what_could_not_be_fetched(files: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"sam2\.1_hiera_tiny\.pt: can't be downloaded: no network here; or fetch it by"
+    ):
+        load_model(str(files / "geo.yaml"), "auto", "cpu", overrides=[f"weights.warm_start={files / 'cutie.pth'}"])
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_a_bad_warm_start_is_refused_before_anything_is_downloaded(files: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.pth: no such weights file"):
+        load_model(str(files / "geo.yaml"), "auto", "cpu", overrides=["weights.warm_start=none.pth"])
+
+
+def test_a_warm_start_needs_the_checkpoints_channels(files: Path) -> None:
+    changes = (f"weights.warm_start={files / 'cutie.pth'}", "encoder.channels=[48, 32, 24]")
+    with pytest.raises(
+        ValueError, match=r"what lies behind the encoder .*shape of pixel_projection\.weight: got \(32, 10"
+    ):
+        random(str(files / "geo.yaml"), overrides=changes)
+
+
+@pytest.mark.usefixtures("nothing_cached")
+@pytest.mark.parametrize(("name", "weights"), [("cutie-base", "auto"), ("cutie-geo-small", "w.pth")])
+def test_a_warm_start_beside_a_checkpoint_is_refused_at_once(name: str, weights: str) -> None:
+    beside = name if weights == "auto" else weights
+    with pytest.raises(
+        ValueError, match=rf"weights\.warm_start: got c\.pth beside the weights of {beside}, wanted one"
+    ):
+        load_model(name, weights, "cpu", overrides=["weights.warm_start=c.pth"])
+
+
+@pytest.mark.usefixtures("nothing_cached")
+@pytest.mark.parametrize(
+    ("name", "changes", "complaint"),
+    [
+        ("cutie-small", ["weights.vision=v.pt"], "no vision encoder .*encoder.vision=resnet18"),
+        ("cutie-base", ["weights.geometry=g.pth"], "no geometry encoder .*encoder.geometry=none"),
+        ("cutie-geo-small", ["weights.vision=v.pt", "encoder.vision_init=none"], "no vision encoder that starts from"),
+        (
+            "cutie-geo-small",
+            ["weights.geometry=g.pth", "encoder.geometry=none"],
+            "no geometry encoder that starts from",
+        ),
+    ],
+)
+@pytest.mark.parametrize("weights", ["auto", "none"])
+def test_a_file_for_a_part_that_is_not_there_is_refused_at_once(
+    name: str, changes: list[str], complaint: str, weights: str
+) -> None:
+    part = changes[0].partition("=")[0]
+    with pytest.raises(ValueError, match=f"^{part}: got .*, but this model has {complaint}"):
+        load_model(name, weights, "cpu", overrides=changes)
+
+
+def test_a_cutie_checkpoint_as_weights_of_a_fused_model_is_pointed_to_the_warm_start(files: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"looks like cutie-base; weights\.warm_start takes it for all behind the encoder"
+    ):
+        load_model(str(files / "geo.yaml"), files / "cutie.pth", "cpu")
+
+
+def test_all_tensors_in_one_file_need_no_published_one(files: Path, tmp_path: Path) -> None:
+    model = randomised(random(str(files / "geo.yaml")))
+    torch.save(model.state_dict(), tmp_path / "all.pth")
+    again = load_model(str(files / "geo.yaml"), tmp_path / "all.pth", "cpu", "fp32")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+    assert again.frozen_files == {}
 
 
 # ------------------------------------------------------------------------------------------------------ what comes out

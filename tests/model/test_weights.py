@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from cutie_geo.config import preset_names
 from cutie_geo.model import weights
-from cutie_geo.model.weights import CATALOGUE, WeightFile, cache_dir, fetch, find, location, state
+from cutie_geo.model.load import needed_files
+from cutie_geo.model.weights import CATALOGUE, WeightFile, cache_dir, fetch, find, known_digest, location, state
 
 CONTENT = bytes(range(256)) * 5000
 FILE = "toy.pth"
@@ -30,6 +33,11 @@ class Behaviour:
     cuts: list[int] = field(default_factory=list)
     """For each coming answer, the bytes sent before the connection is cut."""
     asked: list[str | None] = field(default_factory=list)
+    stated: str | None = None
+    """The SHA-256 that requests for the header alone are told, on the way to the file."""
+    redirect: str = ""
+    """Where such requests are sent: to the storage, which states nothing."""
+    heads: list[str] = field(default_factory=list)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -40,10 +48,24 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        self.behaviour.heads.append(self.path)
+        if self.path == "/renamed.pth":  # the hub answers to old names too
+            self.send_response(307)
+            self.send_header("Location", f"/{FILE}")
+        else:
+            self.send_response(302 if self.behaviour.redirect and self.path == f"/{FILE}" else 200)
+            if self.behaviour.stated is not None and self.path == f"/{FILE}":
+                self.send_header("X-Linked-Etag", f'"{self.behaviour.stated}"')
+            if self.behaviour.redirect:
+                self.send_header("Location", self.behaviour.redirect)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def do_GET(self) -> None:
         wants = self.headers.get("Range")
         self.behaviour.asked.append(wants)
-        if self.behaviour.status != 200 or self.path != f"/{FILE}":
+        if self.behaviour.status != 200 or self.path not in (f"/{FILE}", "/renamed.pth"):
             return self.send_error(self.behaviour.status if self.behaviour.status != 200 else 404)
         start = int(wants.removeprefix("bytes=").rstrip("-")) if wants and self.behaviour.ranges else 0
         body = self.behaviour.content[start:]
@@ -108,6 +130,72 @@ def test_the_catalogue_holds_both_models_of_cutie_with_the_published_digests():
 def test_a_file_without_any_digest_is_refused():
     with pytest.raises(ValueError, match=r"x\.pth: no digest"):
         WeightFile("x.pth", "http://x", "MIT")
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_all_that_a_preset_starts_from_is_in_the_catalogue(preset: str):
+    parts = needed_files(preset)
+    assert parts
+    assert set(parts.values()) <= set(CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "parts"),
+    [
+        ("cutie-base", [], {"model": "cutie-base"}),
+        ("cutie-geo-large", [], {"vision": "sam2.1-hiera-large", "geometry": "depth-anything-v2-large"}),
+        ("cutie-geo-base", ["encoder.geometry=none"], {"vision": "sam2.1-hiera-base-plus"}),
+        ("cutie-geo-base", ["encoder.vision_init=sam2", "encoder.geometry=none"], {"vision": "sam2-hiera-base-plus"}),
+        ("cutie-geo-base", ["encoder.vision_init=mae", "encoder.geometry=none"], {"vision": "hiera-base-plus-mae"}),
+        ("cutie-geo-small", ["encoder.vision_init=none"], {"geometry": "depth-anything-v2-small"}),
+        ("cutie-geo-small", ["weights.geometry=my.pth"], {"vision": "sam2.1-hiera-small"}),
+        ("cutie-geo-small", ["encoder.vision_init=none", "encoder.geometry_init=none"], {}),
+    ],
+)
+def test_what_a_preset_needs_follows_its_changes(preset: str, changes: list[str], parts: dict[str, str]):
+    assert needed_files(preset, changes) == parts
+
+
+@pytest.mark.parametrize("init", ["sam2.1", "sam2", "mae"])
+@pytest.mark.parametrize("size", ["large", "base-plus", "small", "tiny"])
+def test_every_start_of_every_trunk_is_in_the_catalogue(size: str, init: str):
+    changes = [f"encoder.vision=hiera-{size}", f"encoder.vision_init={init}", "encoder.geometry=none"]
+    assert set(needed_files("cutie-geo-small", changes).values()) <= set(CATALOGUE)
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOGUE if name != "toy"])
+def test_digests_are_whole_and_licences_are_those_that_were_published(name: str):
+    file = CATALOGUE[name]
+    algorithm, known = file.digest
+    assert re.fullmatch({"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}"}[algorithm], known) or file.stated_by_hub
+    assert file.stated_by_hub == name.endswith("-mae")
+    if name.endswith("-mae") or name in ("depth-anything-v2-large", "depth-anything-v2-base"):
+        assert file.licence == "CC BY-NC 4.0"
+    else:
+        assert file.licence == ("MIT" if name.startswith("cutie") else "Apache-2.0")
+
+
+def test_addresses_file_names_and_digests_of_the_catalogue_are_all_different():
+    for facts in ([f.url for f in CATALOGUE.values()], [f.file for f in CATALOGUE.values()]):
+        assert len(set(facts)) == len(facts)
+    digests = [file.digest[1] for file in CATALOGUE.values() if not file.stated_by_hub]
+    assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("sam2.1-hiera-base-plus", "facebook/sam2.1-hiera-base-plus/resolve/main/sam2.1_hiera_base_plus.pt"),
+        ("sam2-hiera-tiny", "facebook/sam2-hiera-tiny/resolve/main/sam2_hiera_tiny.pt"),
+        (
+            "depth-anything-v2-large",
+            "depth-anything/Depth-Anything-V2-Large/resolve/main/depth_anything_v2_vitl.pth",
+        ),
+        ("hiera-base-plus-mae", "timm/hiera_base_plus_224.mae/resolve/main/model.safetensors"),
+    ],
+)
+def test_encoders_come_from_their_publishers(name: str, url: str):
+    assert CATALOGUE[name].url == f"https://huggingface.co/{url}"
 
 
 def test_a_sha256_goes_before_an_md5():
@@ -310,3 +398,101 @@ def test_two_callers_at_once_download_once(server: tuple[str, Behaviour]):
         thread.join()
     assert server[1].asked == [None]
     assert find("toy")
+
+
+# ------------------------------------------------------------------------------------- digests that the hub states
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def stated(monkeypatch: pytest.MonkeyPatch, server: tuple[str, Behaviour]) -> Behaviour:
+    """The toy without a known digest, on a hub that states one and sends those who ask for the header elsewhere."""
+    url, behaviour = server
+    toy = WeightFile(FILE, f"{url}/{FILE}", "MIT", stated_by_hub=True, note="as the hub states")
+    monkeypatch.setitem(CATALOGUE, "toy", toy)
+    behaviour.stated, behaviour.redirect = SHA256, "/storage"
+    return behaviour
+
+
+def refused_download(complaint: str) -> None:
+    """The download fails in one line, and nothing is left of it."""
+    with pytest.raises(ValueError, match=complaint) as caught:
+        fetch("toy")
+    assert "\n" not in str(caught.value)
+    assert state("toy") == "missing"
+    assert [path.name for path in cache_dir().iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_digest_that_the_hub_states_is_checked_and_kept(stated: Behaviour):
+    assert known_digest("toy") == ("sha256", "")
+    path = fetch("toy")
+    assert path.read_bytes() == CONTENT
+    assert stated.heads == [f"/{FILE}"], "the answer that states it is not left for the storage behind it"
+    assert known_digest("toy") == ("sha256", SHA256)
+    assert state("toy") == "ready"
+    path.write_bytes(CONTENT[:-1] + b"!")
+    assert state("toy") == "damaged"
+
+
+def test_a_hub_that_sends_the_file_itself_states_the_digest_too(stated: Behaviour):
+    stated.redirect = ""
+    assert fetch("toy").read_bytes() == CONTENT
+
+
+def test_a_repository_that_was_renamed_is_followed(stated: Behaviour, monkeypatch: pytest.MonkeyPatch):
+    renamed = CATALOGUE["toy"].url.replace(FILE, "renamed.pth")
+    monkeypatch.setitem(CATALOGUE, "toy", replace(CATALOGUE["toy"], url=renamed))
+    assert fetch("toy").read_bytes() == CONTENT
+    assert stated.heads == ["/renamed.pth", f"/{FILE}"]
+
+
+def test_a_file_other_than_stated_is_refused(stated: Behaviour):
+    stated.stated = "0" * 64
+    refused_download(rf"with sha256 {SHA256}, wanted {'0' * 64} \(as the hub states\); the download was removed")
+
+
+@pytest.mark.parametrize("header", [None, "", "abc", "0" * 63, "0" * 40])
+def test_without_a_stated_digest_nothing_is_downloaded(stated: Behaviour, header: str | None):
+    stated.stated = header
+    refused_download(r"states no SHA-256 \(X-Linked-Etag is .*could not be checked and was not downloaded")
+    assert stated.asked == []
+
+
+def test_without_a_network_a_digest_can_not_be_stated(
+    stated: Behaviour, closed_port: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(CATALOGUE, "toy", replace(CATALOGUE["toy"], url=f"{closed_port}/{FILE}"))
+    refused_download(rf"can't be downloaded: .*refused; or fetch it by hand and put it at .*{FILE}")
+
+
+def test_a_hub_that_refuses_to_state_a_digest_is_named(stated: Behaviour):
+    stated.stated, stated.redirect = None, f"/{FILE}"  # which leads nowhere
+    refused_download("can't be downloaded: the server answered 302")
+
+
+def test_a_file_put_there_by_hand_is_taken_with_a_warning_and_must_stay_what_it_is(
+    stated: Behaviour, caplog: pytest.LogCaptureFixture
+):
+    path = location("toy")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    mine = hashlib.sha256(b"mine").hexdigest()
+    assert fetch("toy") == path
+    assert stated.heads == []
+    assert f"no digest to check it by; from now on it must stay {mine}" in caplog.text
+    assert known_digest("toy") == ("sha256", mine)
+    caplog.clear()
+    assert find("toy") == path
+    assert caplog.text == ""
+    path.write_bytes(b"other")
+    assert state("toy") == "damaged"
+    assert fetch("toy").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("note", ["[]", "3", '"x"', "{}"])
+def test_a_note_of_another_form_is_ignored(note: str):
+    path = location("toy")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    path.with_name(path.name + ".ok").write_text(note)
+    assert find("toy") == path
