@@ -86,26 +86,24 @@ def throughput(
     frames: makes an endless video, on the device. Reading and writing files is no part of this.
     """
     trackers = [Tracker(model, **options) for _ in views]
-    video, objects = frames(), int(mask.max())
-    filled = options["mem_every"] * options["max_mem_frames"]
-    warm = -(-filled // lookahead) * lookahead
-    _segment(trackers, views, list(islice(video, lookahead)), mask)
-    for _ in range(warm // lookahead):
-        _segment(trackers, views, list(islice(video, lookahead)))
+    video, objects, period = frames(), int(mask.max()), options["mem_every"]
+    filled = -(-period * options["max_mem_frames"] // lookahead)
     batches = max(count // lookahead, 1)
-    images = [list(islice(video, lookahead)) for _ in range(batches)]
-    reset_peak_memory(model.device)
-    synchronise()
-    start = time.perf_counter()
-    for batch in images:
-        _segment(trackers, views, batch)
-    synchronise()
-    seconds = time.perf_counter() - start
-    peak = peak_memory(model.device)
-    period = options["mem_every"]
-    with FlopCounterMode(display=False) as counter:
-        for _ in range(period):
+    with model.autocast():
+        _segment(trackers, views, list(islice(video, lookahead)), mask)
+        for _ in range(filled):
             _segment(trackers, views, list(islice(video, lookahead)))
+        reset_peak_memory(model.device)
+        synchronise()
+        start = time.perf_counter()
+        for _ in range(batches):
+            _segment(trackers, views, list(islice(video, lookahead)))
+        synchronise()
+        seconds = time.perf_counter() - start
+        peak = peak_memory(model.device)
+        with FlopCounterMode(display=False) as counter:
+            for _ in range(period):
+                _segment(trackers, views, list(islice(video, lookahead)))
     gflop = counter.get_total_flops() / 1e9 / (period * lookahead)
     return Throughput(len(views), objects, batches * lookahead / seconds, gflop, peak)
 

@@ -94,7 +94,9 @@ def segment_record(
 def _segment(tracker: Tracker, frames: Iterable[Frame], options: RunOptions, save: "_Saver", bar: tqdm) -> list[_Done]:
     """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
     done: list[_Done] = []
-    with save, closing(read_ahead(frames, max(READ_AHEAD, options.lookahead))) as ahead, bar:
+    ahead = read_ahead(frames, max(READ_AHEAD, options.lookahead))
+    # around all frames, so that weights are converted to half precision once and not for each of them
+    with save, closing(ahead), bar, tracker.model.autocast():
         segmented = _UntilFailure(segment_frames(tracker, ahead, options.lookahead, options.save_depth))
         last = time.perf_counter()
         for result in segmented:
