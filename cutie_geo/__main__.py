@@ -24,6 +24,9 @@ INTERRUPTED, TERMINATED = 130, 143
 
 log = logging.getLogger(__name__)
 
+LOADING = "cutie_geo.model.load"
+"""Says which files were loaded, and how much of each was used: everybody should see that."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line, takes no abbreviations and knows near misses."""
@@ -67,6 +70,7 @@ def execute(command: ModuleType, args: argparse.Namespace) -> int:
     """Run a command. What the user can put right comes out as one line; an interruption says how to go on."""
     level = logging.INFO if getattr(args, "verbose", False) else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger(LOADING).setLevel(logging.INFO)
     try:
         with _sigterm_as_interrupt():
             return command.run(args)

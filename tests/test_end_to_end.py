@@ -8,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tiny import TINY_GEO_YAML
 from toy_videos import contents, read_ids, summary, tiny_options, torn_files, write_mask, write_videos
 
 from cutie_geo.__main__ import run_one
-from cutie_geo.data.masks import object_ids, read_labels
+from cutie_geo.data.masks import object_ids, read_labels, read_probs
+from cutie_geo.model.network import CPP_COMPILERS
 
 INFER = Path(__file__).parent.parent / "infer.py"
 LONG = 2000
@@ -29,10 +32,10 @@ def start(*argv: object, **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)  # type: ignore[call-overload]
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> tuple[int, str]:
     """Exit status and all that was said. Ends a program that hangs."""
     try:
-        said, _ = process.communicate(timeout=PATIENCE)
+        said, _ = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
@@ -239,3 +242,32 @@ def test_a_first_mask_named_after_a_later_frame_belongs_to_it(tmp_path: Path):
     assert run_one("infer", [str(word) for word in argv]) == 0
     shown = [read_ids(tmp_path / "out" / "bear" / f"{t:05d}.png").any() for t in range(4)]
     assert shown[:3] == [False, False, True]
+
+
+# ----------------------------------------------------------------------------------------------------------- compiled
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, CPP_COMPILERS)), reason="no C++ compiler")
+def test_a_compiled_network_computes_the_same(tmp_path: Path):
+    videos, masks = write_videos(tmp_path, ["bear"])
+    keep_frames(videos / "bear", 3)
+    (tmp_path / "geo.yaml").write_text(TINY_GEO_YAML)
+    model = [*tiny_options(tmp_path), "--model", tmp_path / "geo.yaml", "--save-probs"]
+    results = []
+    for options in ([], ["--compile"]):
+        out = tmp_path / f"out{len(results)}"
+        program = start(INFER, "--video", videos, "--mask", masks, "--output", out, *model, *options)
+        status, said = finish(program, patience=5 * PATIENCE)
+        assert status == 0, said
+        results.append([read_probs(path)[0] for path in sorted((out / "probs" / "bear").iterdir())])
+    for plain, compiled in zip(*results):
+        np.testing.assert_allclose(compiled, plain, atol=0.02)
+
+
+def test_compiling_on_a_cpu_without_a_compiler_is_refused_at_once(tmp_path: Path):
+    videos, masks = write_videos(tmp_path, ["bear"])
+    options = [*tiny_options(tmp_path), "--compile", "--output", tmp_path / "out"]
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    status, said = finish(start(INFER, "--video", videos, "--mask", masks, *options, env=environment))
+    assert status == 2
+    assert "compile: no C++ compiler found" in said
+    assert not (tmp_path / "out").exists()

@@ -221,7 +221,8 @@ def _load(args: argparse.Namespace, processes: Processes) -> CutieGeo:
     try:
         return load_model(args.model, args.weights, device, args.precision, overrides)
     except ValueError as error:
-        if not _is_example(args) or args.weights != "auto":
+        chosen = args.weights != "auto" or any(item.startswith("weights.") for item in overrides)
+        if chosen or not _is_example(args):
             raise
         model_config(args.model, overrides)  # what is wrong with the model itself stays an error
         log.warning("%s", error)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 WRAPPERS = ("model", "state_dict", "network", "model_state")
 """Names under which a file may hold its state dict."""
-SHOWN = 20
+SHOWN = 8
 """Problems of a file that an error lists."""
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from cutie_geo.config import model_config
 from cutie_geo.model.checkpoints import COMPUTED, WIDENED, load_weights, our_name
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.model.tensor_files import read_tensors
+from cutie_geo.model.tensor_files import SHOWN, read_tensors
 from cutie_geo.ops import inverse_frequencies
 
 Weights = dict[str, Tensor]
@@ -203,8 +203,8 @@ def test_a_long_list_of_problems_is_cut_and_counted(weights: Weights, tmp_path: 
     wanted = [name for name in list(weights)[40:] if not name.endswith(".num_batches_tracked")]
     message = refusal(built(2, False), saved(fewer, tmp_path / "w.pth"))
     assert f"w.pth: {len(wanted)} entries don't fit" in message
-    assert message.count("missing ") == 20
-    assert message.endswith(f"; and {len(wanted) - 20} more")
+    assert message.count("missing ") == SHOWN
+    assert message.endswith(f"; and {len(wanted) - SHOWN} more")
 
 
 @pytest.mark.parametrize("kind", ["sparse", "meta"])
