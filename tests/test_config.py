@@ -20,6 +20,7 @@ from cutie_geo.config import (
     read_yaml,
     to_dict,
 )
+from cutie_geo.model.network import CutieGeo
 
 
 @dataclass(frozen=True)
@@ -276,10 +277,17 @@ def test_every_preset_loads() -> None:
         "cutie-geo-small": EncoderConfig("hiera-small", geometry="depth-anything-v2-small"),
         "cutie-small": EncoderConfig("resnet18"),
     }
-    assert preset_names() == list(encoders)
+    assert preset_names() == [*list(encoders)[:4], "cutie-geo-tiny", "cutie-small"]
     assert {name: model_config(name) for name in encoders} == {
         name: ModelConfig(encoder=encoder) for name, encoder in encoders.items()
     }
+
+
+def test_the_tiny_preset_is_trained_as_a_whole_and_has_at_most_12_million_parameters() -> None:
+    config = model_config("cutie-geo-tiny")
+    assert config.encoder.starts == {}
+    assert config.encoder.geometry != "none"
+    assert sum(parameter.numel() for parameter in CutieGeo(config).parameters()) <= 12e6
 
 
 @pytest.mark.parametrize("size", ["large", "base", "small"])

@@ -20,10 +20,8 @@ from cutie_geo.model.weights import (
 
 HELP = "download published weights, with their digests checked"
 
-UNTRAINED = (
-    "no trained weights of it are published yet; weights.warm_start=FILE takes cutie-base's file for all behind "
-    "its encoders (cutie-geo download cutie-base)"
-)
+UNTRAINED = "no trained weights of it are published yet"
+WARM = "; weights.warm_start=FILE takes cutie-base's file for all behind its encoders (cutie-geo download cutie-base)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     failed = max((_download(name, uses[name], args.dir, args.force) for name in uses), default=0)
     for model, parts in models.items():
         if "model" not in parts:
-            print(f"{model}: {UNTRAINED}")
+            print(f"{model}: {UNTRAINED}{WARM if parts else ''}")
     print(_licences(uses))
     return failed
 
@@ -119,7 +117,7 @@ def _list(folder: Path | None) -> int:
         print(f"{model}: {', '.join(f'{part} {file} ({state(file, folder)})' for part, file in parts.items())}")
         print(f"  {_licences(parts.values())}")
         if "model" not in parts:
-            print(f"  {UNTRAINED}")
+            print(f"  {UNTRAINED}{WARM if parts else ''}")
     return 0
 
 
