@@ -670,6 +670,15 @@ def test_weights_are_known_by_their_content_not_their_place(tmp_path: Path, caps
     assert "made with other weights" in only_error(capsys)
 
 
+def test_what_was_loaded_is_told_without_being_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    options = tiny_options(tmp_path)
+    weights = load.load_model(options[1], "none", "cpu", "fp32").state_dict()
+    torch.save(weights, tmp_path / "a.pth")
+    caplog.clear()
+    assert run_one("infer", [*one_video_of(tmp_path), *options, "--weights", str(tmp_path / "a.pth")]) == 0
+    assert f"{options[1]}: {len(weights)} entries loaded from {tmp_path / 'a.pth'}" in caplog.messages
+
+
 # ------------------------------------------------------------------------------------------------- geometry encoder
 @pytest.fixture
 def geo(tmp_path: Path) -> list[str]:
