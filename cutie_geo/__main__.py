@@ -11,10 +11,18 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NoReturn
 
-from cutie_geo.commands import bench, doctor, download, infer
+from cutie_geo.commands import bench, convert, doctor, download, evaluate, infer, submit
 from cutie_geo.inference.run import reason
 
-COMMANDS: dict[str, ModuleType] = {"infer": infer, "bench": bench, "download": download, "doctor": doctor}
+COMMANDS: dict[str, ModuleType] = {
+    "infer": infer,
+    "evaluate": evaluate,
+    "bench": bench,
+    "download": download,
+    "doctor": doctor,
+    "convert": convert,
+    "submit": submit,
+}
 PROGRAM = "cutie-geo"
 
 FAILED = 2

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,8 @@ DECODERS = ("h264", "hevc", "vp9", "av1", "mpeg4")
 ENCODER = "libx264"
 LOW_SPACE = 3 * 10**9
 """Bytes free in the cache below which the doctor warns: the files of the largest model and some room."""
+COLUMNS = ("videos", "frames", "masks", "objects")
+"""What is counted of a dataset."""
 SHOWN = 10
 """Problems of a dataset that are printed; the JSON file has all."""
 
@@ -43,16 +46,17 @@ class Section:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--data", action="store_true", help="look at the videos under --data-root instead")
+    parser.add_argument("--data", action="store_true", help="check the files under --data-root instead")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="root of a dataset, for --data")
     parser.add_argument("--dataset", metavar="NAME", help="the dataset expected there; otherwise each one is tried")
+    parser.add_argument("--deep", action="store_true", help="decode every file, not only the first of each video")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report. Returns 0, 1 if something needed is broken, or 2 for options that make no sense."""
     try:
-        sections = [check_data(args.data_root, args.dataset)] if _wants_data(args) else check_machine()
+        sections = [check_data(args.data_root, args.dataset, args.deep)] if _wants_data(args) else check_machine()
         _print(sections)
         if args.json:
             _write_json(args.json, sections)
@@ -66,8 +70,8 @@ def _wants_data(args: argparse.Namespace) -> bool:
     """Whether --data was given. Raises ValueError if the options that go with it don't."""
     if args.data and args.data_root is None:
         raise ValueError("--data: no root given, wanted --data-root DIR")
-    if not args.data and (args.data_root or args.dataset):
-        raise ValueError("--data-root and --dataset: wanted together with --data")
+    if not args.data and (args.data_root or args.dataset or args.deep):
+        raise ValueError("--data-root, --dataset and --deep: wanted together with --data")
     return args.data
 
 
@@ -248,41 +252,53 @@ def _one_line(error: object) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- data
-def check_data(root: Path, name: str | None) -> Section:
-    """The videos under `root`, as the dataset `name` or as each one that they can be read as.
+def check_data(root: Path, name: str | None, deep: bool = False) -> Section:
+    """The files under `root`, as the dataset `name` or as each one that they can be read as.
 
-    Raises ValueError for an unknown name or a root that isn't there.
+    deep: decode every file. Raises ValueError for an unknown name or a root that isn't there.
     """
     section = Section("data", {"root": str(root)})
-    index = _import("cutie_geo.data.index", section)
-    if index is None:
+    checks = _import("cutie_geo.data.check", section)
+    bars = _import("cutie_geo.inference.progress", section)
+    if checks is None or bars is None:
         return section
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder, wanted the root of a dataset")
-    names = [index.dataset_spec(name).name] if name else index.dataset_names()
-    counts = {each: _count(index, each, root) for each in names}
-    readable = {each: row for each, row in counts.items() if row["videos"] > len(row["problems"])}
+
+    def watch(looks: Iterable[Any], total: int) -> Iterator[Any]:
+        with bars.progress(total, "files", "file", show=deep) as bar:
+            for look in looks:
+                bar.update()
+                yield look
+
+    names = [name] if name else checks.checkable_names()
+    found = checks.check(names, root, deep, os.cpu_count() or 1, watch)
+    readable = {each: findings for each, findings in found.items() if findings.usable}
     # a root fits several names, and says nothing about those that it fits not at all
-    section.facts |= counts if name or not readable else readable
-    section.broken = not readable or bool(name and counts[name]["problems"])
+    shown = found if name else _best_readings(readable or found)
+    section.facts |= {each: _row(findings) for each, findings in shown.items()}
+    section.broken = not readable or any(findings.problems for findings in shown.values())
     if not readable:
-        section.advice.append(f"{root}: no video that can be segmented; docs/data.md has the layouts")
+        more = "" if name else "; --dataset NAME says what one lacks"
+        section.advice.append(f"{root}: no video that can be used; docs/data.md has the layouts{more}")
+    elif not deep:
+        section.advice.append("most files were only listed: --deep decodes every one")
     return section
 
 
-def _count(index: Any, name: str, root: Path) -> dict[str, Any]:
-    """How much a dataset has to segment, and what is wrong with it."""
-    try:
-        records = index.dataset(name, root)[1]
-    except ValueError as error:
-        return {"videos": 0, "frames": 0, "masks": 0, "problems": [str(error)]}
-    good = [record for record in records if record.problem is None]
+def _best_readings(found: dict[str, Any]) -> dict[str, Any]:
+    """Those without problems, and those that find something where none of these does: several layouts look alike."""
+    clean = set().union(*(findings.folders for findings in found.values() if not findings.problems))
     return {
-        "videos": len(records),
-        "frames": sum(len(index.frame_stems(record.source)) for record in good),
-        "masks": sum(len(record.masks) for record in good),
-        "problems": [f"{record.name}: {record.problem}" for record in records if record.problem],
+        name: findings
+        for name, findings in found.items()
+        if findings.videos and (not findings.problems or not findings.folders <= clean or not clean)
     }
+
+
+def _row(findings: Any) -> dict[str, Any]:
+    """The findings of one dataset, ready for JSON."""
+    return {column: getattr(findings, column) for column in (*COLUMNS, "problems")}
 
 
 # ----------------------------------------------------------------------------------------------------------- report
@@ -300,16 +316,19 @@ def _print(sections: list[Section]) -> None:
 
 
 def _print_table(rows: dict[str, dict[str, Any]]) -> None:
-    """A row for each dataset, and its first problems below."""
-    print(f"  {'dataset':<24} {'videos':>8} {'frames':>8} {'masks':>8} {'problems':>8}")
-    for name, row in rows.items():
-        numbers = (row["videos"], row["frames"], row["masks"], len(row["problems"]))
+    """A row for each dataset, its first problems below, and the others that find just the same."""
+    print(f"  {'dataset':<24} {' '.join(f'{column:>8}' for column in (*COLUMNS, 'problems'))}")
+    same = {name: next(other for other in rows if rows[other] == row) for name, row in rows.items()}
+    for name in dict.fromkeys(same.values()):
+        row = rows[name]
+        numbers = (*(row[column] for column in COLUMNS), len(row["problems"]))
         print(f"  {name:<24} {' '.join(f'{number:>8}' for number in numbers)}")
-    for name, row in rows.items():
         for line in row["problems"][:SHOWN]:
-            print(f"  {name}: {line}")
+            print(f"    {line}")
         if len(row["problems"]) > SHOWN:
-            print(f"  {name}: and {len(row['problems']) - SHOWN} more")
+            print(f"    and {len(row['problems']) - SHOWN} more")
+        if others := [other for other in rows if other != name and same[other] == name]:
+            print(f"    the same as {', '.join(others)}")
 
 
 def _readable(fact: Any) -> str:

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from cutie_geo.commands import doctor
 from cutie_geo.config import preset_names
 from cutie_geo.model import weights
+from cutie_geo.model.load import needed_files
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +41,11 @@ def without(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
 
 
 def put_video(root: Path, name: str, frames: int = 3, masks: int = 1) -> None:
-    for kind, suffix, count in (("JPEGImages", ".jpg", frames), ("Annotations", ".png", masks)):
+    picture, mask = Image.new("RGB", (8, 6)), Image.new("P", (8, 6), 1)
+    for kind, suffix, count, image in (("JPEGImages", ".jpg", frames, picture), ("Annotations", ".png", masks, mask)):
         (root / kind / name).mkdir(parents=True)
         for i in range(count):
-            (root / kind / name / f"{i:05d}{suffix}").touch()
+            image.save(root / kind / name / f"{i:05d}{suffix}")
 
 
 # ---------------------------------------------------------------------------------------------------------- machine
@@ -70,7 +73,7 @@ def test_a_healthy_machine_is_reported_in_full(capsys: pytest.CaptureFixture[str
 
 def test_missing_weights_are_advised_on_by_model_in_one_line():
     section = doctor.check_weights()
-    models = ", ".join(preset_names())
+    models = ", ".join(name for name in preset_names() if needed_files(name))
     wanted = f"cutie-geo download MODEL gets what is missing of {models}; you need only those that you use"
     assert section.advice == [wanted]
     assert section.facts["cutie-geo-small"] == "needs sam2.1-hiera-small, depth-anything-v2-small"
@@ -156,7 +159,7 @@ def test_the_doctor_speaks_where_a_package_is_missing(
 def test_the_doctor_of_data_speaks_where_a_package_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    without(monkeypatch, "cutie_geo.data.index")
+    without(monkeypatch, "cutie_geo.data.check")
     assert run("--data", "--data-root", str(tmp_path)) == 1
     assert "can't be imported" in capsys.readouterr().out
 
@@ -198,8 +201,8 @@ def test_a_dataset_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path
     report = tmp_path / "r.json"
     assert run("--data", "--data-root", str(tmp_path), "--dataset", "generic", "--json", str(report)) == 0
     counts = json.loads(report.read_text())["data"]["facts"]["generic"]
-    assert counts == {"videos": 2, "frames": 7, "masks": 2, "problems": []}
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["generic", "2", "7", "2", "0"]
+    assert counts == {"videos": 2, "frames": 7, "masks": 2, "objects": 2, "problems": []}
+    assert ["generic", "2", "7", "2", "2", "0"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
 def test_problems_are_listed_up_to_ten_and_make_a_named_dataset_broken(
@@ -224,11 +227,56 @@ def test_without_a_name_the_readable_datasets_are_shown(capsys: pytest.CaptureFi
     assert "davis" not in out
 
 
+def test_a_reading_with_problems_gives_way_to_one_without(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A benchmark with first masks only isn't a training set that lacks the others."""
+    put_video(tmp_path, "a")
+    report = tmp_path / "r.json"
+    assert run("--data", "--data-root", str(tmp_path), "--json", str(report)) == 0
+    facts = json.loads(report.read_text())["data"]["facts"]
+    assert "generic" in facts
+    assert "mose-train" not in facts
+    assert run("--data", "--data-root", str(tmp_path), "--dataset", "mose-train") == 1
+    assert "2 of 3 frames without a mask: 00001, 00002" in capsys.readouterr().out
+
+
+def test_a_fault_beside_a_sound_dataset_is_still_told(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    put_video(tmp_path, "a")
+    put_video(tmp_path / "valid", "b")
+    put_video(tmp_path / "valid", "c")
+    (tmp_path / "valid/Annotations/c/00000.png").write_bytes(b"")
+    assert run("--data", "--data-root", str(tmp_path)) == 1
+    out = capsys.readouterr().out
+    assert "c/00000.png: can't be read as a mask" in out
+    assert "generic" in out
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_truncated_frame_is_found_by_decoding_every_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, deep: bool
+):
+    put_video(tmp_path, "a")
+    path = tmp_path / "JPEGImages/a/00002.jpg"
+    path.write_bytes(path.read_bytes()[:-20])
+    argv = ["--data", "--data-root", str(tmp_path), "--dataset", "generic", *(["--deep"] if deep else [])]
+    assert run(*argv) == int(deep)
+    out, err = capsys.readouterr()
+    assert ("00002.jpg: can't be read as an image" in out) == deep
+    assert ("--deep decodes every one" in out) != deep
+    assert ("files: 4/4 files" in err) == deep
+
+
+def test_datasets_that_find_the_same_share_a_row(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    put_video(tmp_path / "valid", "a")
+    run("--data", "--data-root", str(tmp_path))
+    assert capsys.readouterr().out.count("valid ") == 1
+
+
 def test_an_unknown_layout_is_broken_and_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert run("--data", "--data-root", str(tmp_path)) == 1
     out = capsys.readouterr().out
-    assert "not the layout of this dataset" in out
-    assert "docs/data.md has the layouts" in out
+    assert "docs/data.md has the layouts; --dataset NAME says what one lacks" in out
+    assert run("--data", "--data-root", str(tmp_path), "--dataset", "mose-valid") == 1
+    assert "not the layout of this dataset" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -236,6 +284,7 @@ def test_an_unknown_layout_is_broken_and_says_why(capsys: pytest.CaptureFixture[
     [
         (["--data"], "--data: no root given"),
         (["--data-root", "x"], "wanted together with --data"),
+        (["--deep"], "wanted together with --data"),
         (["--data", "--data-root", "nothere"], "nothere: no such folder"),
         (["--data", "--data-root", ".", "--dataset", "nope"], "nope: no such dataset"),
         (["--data", "--data-root", ".", "--json", "no/such/place.json"], "place.json: can't be written"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cutie_geo.data import index
 from cutie_geo.data.index import (
+    ImagePair,
+    LabelledVideo,
+    Values,
     VideoRecord,
     dataset,
     dataset_names,
@@ -18,8 +21,14 @@ from cutie_geo.data.index import (
     discover,
     first_appearances,
     frame_stems,
+    index_static,
+    labelled,
+    labelled_names,
+    labelled_spec,
+    read_classes,
     with_first_appearances,
 )
+from cutie_geo.data.index import records as reading
 
 
 def touch(*paths: Path) -> None:
@@ -313,7 +322,7 @@ def test_lvos_reads_pixels_only_when_asked_and_then_keeps_first_appearances(
 ):
     put_lvos(tmp_path / spelling)
     with monkeypatch.context() as patch:
-        patch.setattr(index, "read_labels", lambda *args: pytest.fail("the index read a mask"))
+        patch.setattr(reading, "read_labels", lambda *args: pytest.fail("the index read a mask"))
         (record,) = dataset("lvos-valid", tmp_path)[1]
     assert len(record.masks) == 3
     assert record.keep_ids is None
@@ -388,6 +397,271 @@ def test_two_files_for_one_frame_are_a_problem(tmp_path: Path):
 def test_thousands_of_videos_are_indexed_without_opening_a_picture(tmp_path: Path):
     put_videos(tmp_path, (f"{i:04d}" for i in range(500)), masks=1)
     assert len(dataset("generic", tmp_path)[1]) == 500  # every file is empty: opening one would fail
+
+
+# -------------------------------------------------------------------------------------------------------------- VISOR
+def put_visor(home: Path, names: Iterable[str], split: str, masks: int = 3) -> None:
+    put_videos(home, names, "480p", masks=masks)
+    put_text(home / f"ImageSets/2022/{split}.txt", "\n".join(names))
+
+
+@pytest.mark.parametrize("place", ["", "VISOR_2022", "VISOR/VISOR_2022"])
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("visor-train", "train"),
+        ("visor-val", "val"),
+        ("visor-val-unseen", "val_unseen"),
+        ("visor-test", "test"),
+    ],
+)
+def test_visor_is_found_by_its_lists_and_starts_from_first_masks(tmp_path: Path, place: str, name: str, split: str):
+    put_videos(tmp_path / place, ["P09_02_seq_00009"], "480p")
+    put_visor(tmp_path / place, ["P01_01_seq_00001", "P01_01_seq_00002"], split)
+    spec, records = dataset(name, tmp_path)
+    assert (spec.size, spec.mem_every, spec.use_long_term, spec.masks, spec.saved) == (480, 5, False, "first", "all")
+    assert names_of(records) == ["P01_01_seq_00001", "P01_01_seq_00002"]
+    assert records[0].source == tmp_path / place / "JPEGImages/480p/P01_01_seq_00001"
+    assert list(records[0].masks) == ["00000"]
+    assert records[0].keep_ids is None
+
+
+def test_visor_without_its_list_is_an_error_since_splits_share_folders(tmp_path: Path):
+    put_visor(tmp_path, ["P01_01_seq_00001"], "train")
+    with pytest.raises(ValueError, match=r"2022/val\.txt: can't be read: .*No such file"):
+        dataset("visor-val", tmp_path)
+
+
+def test_visor_knows_its_ids_from_the_mapping_of_its_split(tmp_path: Path):
+    put_visor(tmp_path, ["P09_02_seq_00001", "P09_02_seq_00002"], "val_unseen")
+    put_text(tmp_path / "val_data_mapping.json", '{"P09_02_seq_00001": {"1": "bowl", "2": "knife"}}')
+    first, second = dataset("visor-val-unseen", tmp_path)[1]
+    assert first.listed == {1: [], 2: []}
+    assert second.listed is None
+    put_text(tmp_path / "val_data_mapping.json", "[]")
+    with pytest.raises(ValueError, match=r"val_data_mapping\.json: wanted \{video: "):
+        dataset("visor-val-unseen", tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------------- BURST
+@pytest.mark.parametrize("place", ["val", "BURST/val", "BURST", ""])
+def test_burst_starts_each_track_at_its_first_mask_and_may_have_long_ids(tmp_path: Path, place: str):
+    put_videos(tmp_path / place, ["LaSOT_-_bear-2"])
+    spec, (record,) = dataset("burst-val", tmp_path)
+    assert (spec.size, spec.mem_every, spec.use_long_term) == (600, 10, True)
+    assert record.first_appearances_only
+    assert record.long_ids
+    assert list(record.masks) == ["00000", "00001"]
+
+
+# ------------------------------------------------------------------------------------------------------ training sets
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("youtubevos-train", "train"),
+        ("youtubevos-train", "YouTube/train"),
+        ("mose-train", "MOSE/train"),
+        ("lvos-train", "LVOS/train"),
+        ("ovis-train", "OVIS/train"),
+        ("ovis-train", ""),
+        ("burst-train", "BURST/train"),
+    ],
+)
+def test_training_sets_have_all_frames_and_all_masks(tmp_path: Path, name: str, place: str):
+    put_videos(tmp_path / place, ["b", "a"], masks=3)
+    videos = labelled(name, tmp_path)
+    assert [video.name for video in videos] == ["a", "b"]
+    assert videos[0].frames == {f"{i:05d}": tmp_path / place / f"JPEGImages/a/{i:05d}.jpg" for i in range(3)}
+    assert videos[0].masks == {f"{i:05d}": tmp_path / place / f"Annotations/a/{i:05d}.png" for i in range(3)}
+    assert videos[0].values == "objects"
+    assert videos[0].long_ids == (name == "burst-train")
+    assert videos[0].problem is None
+
+
+@pytest.mark.parametrize(("name", "year"), [("davis2016-train", "2016"), ("davis2017-train", "2017")])
+def test_davis_to_train_on_is_the_listed_videos_with_all_masks(tmp_path: Path, name: str, year: str):
+    put_videos(tmp_path, ["bear", "bus"], "480p", masks=3)
+    put_text(tmp_path / f"ImageSets/{year}/train.txt", "bus")
+    (video,) = labelled(name, tmp_path)
+    assert (video.name, len(video.masks), video.single_object) == ("bus", 3, year == "2016")
+
+
+def test_visor_to_train_on_has_all_masks_and_takes_val_too(tmp_path: Path):
+    put_visor(tmp_path, ["P01_01_seq_00001"], "train")
+    put_visor(tmp_path, ["P01_02_seq_00001"], "val")
+    assert [len(video.masks) for video in labelled("visor-train", tmp_path)] == [3]
+    assert [video.name for video in labelled("visor-val", tmp_path)] == ["P01_02_seq_00001"]
+
+
+def test_objects_start_where_meta_json_lists_them_without_a_look_at_the_masks(tmp_path: Path):
+    put_youtube(tmp_path / "train", TWO_OBJECTS)
+    (video,) = labelled("youtubevos-train", tmp_path)
+    assert video.starts == {1: "00000", 2: "00005"}  # the masks are empty files
+
+
+def test_objects_start_where_masks_show_them_and_these_are_read_when_asked_for(tmp_path: Path):
+    put_lvos(tmp_path / "train")
+    put_text(tmp_path / "train_meta.json", '{"videos": {"v": {"objects": {"1": {}, "2": {}}}}}')
+    (video,) = labelled("lvos-train", tmp_path)
+    assert video.listed == {1: [], 2: []}
+    assert video.starts == {1: "00000001", 2: "00000006"}
+    for path in video.masks.values():
+        path.unlink()
+    assert video.starts == {1: "00000001", 2: "00000006"}, "read once"
+    with pytest.raises(ValueError, match=r"00000001\.png"):
+        _ = LabelledVideo("v", {}, video.masks).starts
+
+
+def test_the_single_object_of_davis_2016_is_number_1(tmp_path: Path):
+    for stem, ids in {"0": (), "1": (4, 9), "2": (255,)}.items():
+        put_mask(tmp_path / f"{stem}.png", *ids)
+    masks = {stem: tmp_path / f"{stem}.png" for stem in "012"}
+    assert LabelledVideo("v", {}, masks, single_object=True).starts == {1: "1"}
+    assert LabelledVideo("v", {}, {"0": masks["0"]}, single_object=True).starts == {}
+
+
+def test_what_concerns_one_video_to_train_on_is_its_problem(tmp_path: Path):
+    put_videos(tmp_path / "train", ["good", "unmasked"])
+    for path in (tmp_path / "train/Annotations/unmasked").iterdir():
+        path.unlink()
+    (tmp_path / "train/JPEGImages/empty").mkdir()
+    put_videos(tmp_path / "train", ["strange"], masks=4)
+    problems = {video.name: video.problem or "" for video in labelled("mose-train", tmp_path)}
+    assert problems["good"] == ""
+    assert "Annotations/unmasked: no masks" in problems["unmasked"]
+    assert "JPEGImages/empty: no frames" in problems["empty"]
+    assert "no frame for the masks 00003" in problems["strange"]
+
+
+def test_listed_videos_without_a_folder_stop_training_before_it_starts(tmp_path: Path):
+    put_videos(tmp_path, ["bear"], "480p")
+    put_text(tmp_path / "ImageSets/2017/train.txt", "bear\ngone")
+    with pytest.raises(ValueError, match="no folder for 1 of 2 listed videos: gone"):
+        labelled("davis2017-train", tmp_path)
+    bear, gone = labelled_spec("davis2017-train").index(tmp_path, strict=False)
+    assert bear.problem is None
+    assert "no folder for this listed video" in (gone.problem or "")
+
+
+def test_an_unknown_training_set_is_an_error_that_lists_the_known_ones(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"mega: no such dataset; wanted one of davis2016-train, .*vipseg-val"):
+        labelled("mega", tmp_path)
+
+
+def test_every_training_set_refuses_a_root_that_holds_something_else(tmp_path: Path):
+    for name in labelled_names():
+        with pytest.raises(ValueError, match=r"nothere: no such folder, wanted a dataset's root"):
+            labelled(name, tmp_path / "nothere")
+        with pytest.raises(ValueError, match="not the layout of this dataset, wanted one of the folders"):
+            labelled(name, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------ classes
+def put_vspw(home: Path, split: str, masks: bool = True) -> None:
+    put_frames(home / "data/v/origin", ["00000001", "00000002"])
+    if masks:
+        put_frames(home / "data/v/mask", ["00000001", "00000002"], ".png")
+    put_text(home / f"{split}.txt", "v\n")
+
+
+@pytest.mark.parametrize("place", ["", "VSPW_480p", "VSPW/VSPW_480p"])
+def test_vspw_has_frames_and_masks_below_each_video(tmp_path: Path, place: str):
+    put_vspw(tmp_path / place, "val")
+    (video,) = labelled("vspw-val", tmp_path)
+    assert video.frames["00000002"] == tmp_path / place / "data/v/origin/00000002.jpg"
+    assert video.masks["00000002"] == tmp_path / place / "data/v/mask/00000002.png"
+    assert video.values == "vspw"
+    with pytest.raises(ValueError, match="v: masks hold classes, which start nowhere"):
+        _ = video.starts
+
+
+def test_the_test_videos_of_vspw_need_no_masks_and_the_others_do(tmp_path: Path):
+    put_vspw(tmp_path, "test", masks=False)
+    put_text(tmp_path / "val.txt", "v")
+    assert labelled("vspw-test", tmp_path)[0].problem is None
+    assert "mask: no masks" in (labelled("vspw-val", tmp_path)[0].problem or "")
+
+
+@pytest.mark.parametrize("listed", ["val.txt", "panoptic_gt_VIPSeg_val.json"])
+def test_vipseg_is_listed_in_a_text_file_or_in_its_panoptic_json(tmp_path: Path, listed: str):
+    home = tmp_path / "VIPSeg_720P"
+    for name in ("v", "w"):
+        put_frames(home / "images" / name, ["00000001"])
+        put_frames(home / "panomasks" / name, ["00000001"], ".png")
+    put_text(home / listed, "w\n" if listed == "val.txt" else '{"videos": [{"video_id": "w"}]}')
+    (video,) = labelled("vipseg-val", tmp_path)
+    assert (video.name, video.values, list(video.masks)) == ("w", "vipseg", ["00000001"])
+
+
+@pytest.mark.parametrize("text", ["[]", '{"videos": [{"id": 1}]}', '{"videos": 3}'])
+def test_a_panoptic_json_of_another_form_is_named(tmp_path: Path, text: str):
+    (tmp_path / "panomasks").mkdir()
+    put_text(tmp_path / "panoptic_gt_VIPSeg_val.json", text)
+    with pytest.raises(ValueError, match=r"panoptic_gt_VIPSeg_val\.json: wanted"):
+        labelled("vipseg-val", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "raw", "classes"),
+    [
+        ("vspw", [0, 1, 2, 124, 255], [255, 0, 1, 123, 255]),
+        ("vipseg", [0, 1, 124, 100, 125, 6100, 12499], [255, 0, 123, 99, 0, 60, 123]),
+    ],
+)
+def test_classes_count_from_0_and_void_is_255(tmp_path: Path, values: Values, raw: list[int], classes: list[int]):
+    Image.fromarray(np.array([raw], np.uint16)).save(tmp_path / "m.png")
+    assert read_classes(tmp_path / "m.png", values).tolist() == [classes]
+
+
+@pytest.mark.parametrize(("values", "raw"), [("vspw", 125), ("vspw", 254), ("vipseg", 12500)])
+def test_a_value_that_is_no_class_is_an_error(tmp_path: Path, values: Values, raw: int):
+    Image.fromarray(np.array([[1, raw]], np.uint16)).save(tmp_path / "m.png")
+    with pytest.raises(ValueError, match=rf"m\.png: got values \[{raw}\], wanted classes 1 to 124"):
+        read_classes(tmp_path / "m.png", values)
+
+
+# ------------------------------------------------------------------------------------------------------- still images
+@pytest.mark.parametrize("place", ["", "static"])
+def test_still_images_lie_beside_their_masks_also_in_folders_of_classes(tmp_path: Path, place: str):
+    home = tmp_path / place
+    touch(home / "fss/cat/1.JPG", home / "fss/cat/1.png", home / "fss/dog/1.jpg", home / "fss/dog/1.png")
+    touch(home / "ecssd/0001.jpg", home / "ecssd/0001.png", home / "ecssd/unmasked.jpg", home / "ecssd/alone.png")
+    touch(home / "BIG_small/x.jpg", home / "BIG_small/x.png", home / "other/y.jpg", home / "other/y.png")
+    assert index_static(tmp_path) == [
+        ImagePair("fss/cat/1", home / "fss/cat/1.JPG", home / "fss/cat/1.png"),
+        ImagePair("fss/dog/1", home / "fss/dog/1.jpg", home / "fss/dog/1.png"),
+        ImagePair("ecssd/0001", home / "ecssd/0001.jpg", home / "ecssd/0001.png"),
+        ImagePair("BIG_small/x", home / "BIG_small/x.jpg", home / "BIG_small/x.png", times=5),
+    ]
+
+
+def test_a_folder_without_still_images_is_an_error(tmp_path: Path):
+    with pytest.raises(ValueError, match="not the layout of this dataset, wanted one of the folders fss, DUTS-TR"):
+        index_static(tmp_path)
+    with pytest.raises(ValueError, match="no such folder"):
+        index_static(tmp_path / "nothere")
+    touch(tmp_path / "ecssd/alone.jpg")
+    with pytest.raises(ValueError, match="no image with a mask"):
+        index_static(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- size
+@pytest.mark.slow
+def test_fifty_thousand_frames_are_indexed_within_seconds(tmp_path: Path):
+    """To track and to train on. Every file is empty: opening one as a picture would fail."""
+    for i in range(500):
+        touch(tmp_path / f"Annotations/{i:03d}/00000.png")
+        folder = tmp_path / f"JPEGImages/{i:03d}"
+        folder.mkdir(parents=True)
+        for stem in range(100):
+            os.close(os.open(folder / f"{stem:05d}.jpg", os.O_CREAT | os.O_WRONLY))
+    started = time.perf_counter()
+    assert len(dataset("lvos-valid", tmp_path)[1]) == 500
+    tracked = time.perf_counter()
+    videos = labelled("mose-train", tmp_path)
+    assert sum(len(video.frames) for video in videos) == 50_000
+    assert tracked - started < 10
+    assert time.perf_counter() - tracked < 10
 
 
 # ------------------------------------------------------------------------------------------------------- any folders

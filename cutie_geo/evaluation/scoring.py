@@ -1,0 +1,191 @@
+"""Scores of whole sequences, one after the other or many at a time in processes; the same numbers either way."""
+
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from cutie_geo.evaluation.folders import Reader, Treatment, labels_in
+from cutie_geo.evaluation.metrics import (
+    VOID,
+    Pair,
+    disk,
+    matched_contours,
+    pair,
+    pair_region,
+    tolerance,
+)
+from cutie_geo.evaluation.mosev2 import contours, smoothed_region
+from cutie_geo.evaluation.protocols import Plan, Settings, plan
+
+
+@dataclass
+class ObjectScores:
+    """One object's scores from 0 to 1 on its scored frames, in their order."""
+
+    frames: list[str] = field(default_factory=list)
+    j: list[float] = field(default_factory=list)
+    f: list[float] = field(default_factory=list)
+    f_adaptive: list[float] = field(default_factory=list)
+    """MOSE v2 only."""
+    absent: list[bool] = field(default_factory=list)
+    """The true mask is empty."""
+
+
+@dataclass
+class SequenceScores:
+    """What a sequence scored."""
+
+    sequence: str
+    objects: dict[int, ObjectScores]
+    frames: int
+    """Frames of which anything was scored."""
+    warnings: tuple[str, ...]
+    treated: tuple[Treatment, ...]
+    """What was wrong and scored nevertheless."""
+
+
+# ---------------------------------------------------------------------------------------------------- one sequence
+def score_sequence(sequence: str, truth: Path, masks: Path, settings: Settings) -> SequenceScores:
+    """The scores of one sequence from its two folders. Raises EvaluationError."""
+    reader = Reader(sequence, truth, masks, settings.lenient)
+    todo = plan(reader, settings)
+    objects = {i: ObjectScores() for i in todo.objects or ()}
+    mosev2 = settings.protocol == "mosev2"
+    lost = mosev2 and settings.lenient and not masks.is_dir()
+    for frame in todo.frames:
+        if _stop is not None and _stop.is_set():
+            raise Stopped(f"{sequence}: stopped")
+        true_labels, labels = _read(reader, todo, frame)
+        _add_frame(objects, todo, frame, true_labels, labels, mosev2, lost)
+    for i, count in todo.zeros.items():
+        objects[i].j += [0.0] * count
+        objects[i].f += [0.0] * count
+    if todo.objects is None:  # labels that no true mask holds are no objects
+        objects = {i: own for i, own in sorted(objects.items()) if not all(own.absent)}
+    return SequenceScores(sequence, objects, len(todo.frames), todo.warnings, tuple(reader.treated))
+
+
+def _read(reader: Reader, todo: Plan, frame: str) -> tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
+    """True and predicted labels of a frame, as the plan takes them."""
+    true_labels = reader.true_labels(frame)
+    labels = reader.labels(frame, true_labels.shape, todo.known)
+    if todo.single:
+        return (true_labels > 0).view(np.uint8), (labels > 0).view(np.uint8)
+    if todo.void and true_labels.max() == VOID:
+        true_labels = np.where(true_labels == VOID, np.uint8(0), true_labels)
+    return true_labels, labels
+
+
+def _add_frame(
+    objects: dict[int, ObjectScores],
+    todo: Plan,
+    frame: str,
+    true_labels: UInt8[np.ndarray, "H W"],
+    labels: UInt8[np.ndarray, "H W"],
+    mosev2: bool,
+    lost: bool,
+) -> None:
+    """Score every object that is due on a frame. lost: with 0, since MOSE v2 gives nothing for a missing sequence."""
+    if todo.objects is None:
+        for i in (*labels_in(true_labels), *labels_in(labels)):
+            objects.setdefault(i, ObjectScores())
+        due = list(objects)
+    else:
+        due = [i for i, own in todo.objects.items() if frame in own]
+    near = disk(tolerance(true_labels.shape))
+    for i in due:
+        scores = objects[i]
+        masks = pair(true_labels, labels, i)
+        j, f, adaptive = _mosev2(masks) if mosev2 else (pair_region(masks), matched_contours(masks, near), 0.0)
+        scores.frames.append(frame)
+        scores.absent.append(not masks.truth.any())
+        scores.j.append(0.0 if lost else j)
+        scores.f.append(0.0 if lost else f)
+        if mosev2:
+            scores.f_adaptive.append(0.0 if lost else adaptive)
+
+
+def _mosev2(masks: Pair) -> tuple[float, float, float]:
+    return smoothed_region(masks), *contours(masks)
+
+
+# --------------------------------------------------------------------------------------------------- many sequences
+class Job(NamedTuple):
+    """One sequence to be scored."""
+
+    sequence: str
+    truth: Path
+    masks: Path
+    settings: Settings
+
+
+class Stopped(Exception):
+    """The scoring of a sequence ended early because everything does."""
+
+
+_stop: Any = None
+"""In a worker: the event that tells it to leave; it looks after each frame."""
+
+
+def jobs(truth: Path, masks: Path, sequences: Sequence[str], settings: Settings) -> list[Job]:
+    """One job for each sequence, each with its own part of the meta file only."""
+    found = []
+    for name in sequences:
+        meta = {name: settings.meta[name]} if name in settings.meta else {}
+        own = Settings(settings.protocol, settings.lenient, settings.all_frames, meta, settings.unseen)
+        found.append(Job(name, truth / name, masks / name, own))
+    return found
+
+
+def score_sequences(todo: Sequence[Job], workers: int = 1) -> Iterator[SequenceScores]:
+    """The scores of each job, in order, by as many processes. Raises the EvaluationError of the first that has one.
+
+    However it is left, no process stays behind: each ends within a frame.
+    """
+    if workers < 1:
+        raise ValueError(f"workers: got {workers}, wanted 1 or more")
+    if min(workers, len(todo)) <= 1:
+        yield from (score_sequence(*job) for job in todo)
+        return
+    context = _context()
+    stop = context.Event()
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _enter, (stop,))
+    try:
+        for future in [pool.submit(score_sequence, *job) for job in todo]:
+            yield future.result()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """Processes that start clean, of this module only, and fast: forked from one that has imported it."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    resource_tracker.ensure_running()  # first: it unblocks the signal when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C must not reach its imports
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
+def _enter(stop: Any) -> None:
+    """Begin a worker: interruptions are the parent's business, and one thread is its share."""
+    global _stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    _stop = stop

@@ -1,0 +1,148 @@
+"""`cutie-geo evaluate`: what it prints and writes, what it refuses, and how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cutie_geo.__main__ import main
+from cutie_geo.data.masks import write_labels
+from cutie_geo.evaluation.report import MAIN
+
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> list[str]:
+    """True and predicted masks of two sequences; the second is seen too far to the right."""
+    labels = np.zeros((48, 64), np.int32)
+    labels[8:24, 8:24] = 1
+    for name, shift in (("fine", 0), ("shifted", 8)):
+        for t in range(4):
+            write_labels(tmp_path / "truth" / name / f"{t:05d}.png", labels)
+            write_labels(tmp_path / "masks" / name / f"{t:05d}.png", np.roll(labels, shift, axis=1))
+    return ["--gt", str(tmp_path / "truth"), "--pred", str(tmp_path / "masks")]
+
+
+def evaluate(*argv: object) -> int:
+    return main(["evaluate", *map(str, argv)])
+
+
+def test_a_table_and_a_file_say_the_same(roots: list[str], tmp_path: Path, capsys: Said) -> None:
+    file = tmp_path / "deep" / "r.json"
+    assert evaluate(*roots, "--protocol", "visor", "--json", file) == 0
+    report = json.loads(file.read_text())
+    assert report["J"] == pytest.approx(100 * (1 + 1 / 3) / 2)
+    assert set(MAIN) <= report.keys()
+    assert report["protocol"] == "visor"
+    assert report["lenient"] is False
+    assert report["counts"] == {"sequences": 2, "objects": 2, "frames": 6, "without_objects": []}
+    assert report["sequences"]["shifted"]["objects"]["1"]["frames"] == ["00001", "00002", "00003"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == list(MAIN)
+    assert [line.split()[0] for line in printed[1:4]] == ["fine", "shifted", "overall"]
+    assert printed[3].split()[2] == f"{report['J']:.1f}"
+    assert printed[-1] == f"results: {file}"
+
+
+def test_processes_write_the_same_bytes(roots: list[str], tmp_path: Path) -> None:
+    for workers in (1, 2):
+        assert evaluate(*roots, "--workers", workers, "--json", tmp_path / f"{workers}.json") == 0
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+
+
+def test_a_list_chooses_the_sequences(roots: list[str], tmp_path: Path, capsys: Said) -> None:
+    names = tmp_path / "list.txt"
+    names.write_text("fine")
+    assert evaluate(*roots, "--sequences", names) == 0
+    assert "1 sequences, 1 objects, 2 frames" in capsys.readouterr().out
+    names.write_text("fine\nlost\n")
+    assert evaluate(*roots, "--sequences", names) == 2
+    assert "no true masks of lost" in capsys.readouterr().err
+
+
+def test_lenient_scores_are_marked_on_the_screen_and_in_the_file(
+    roots: list[str], tmp_path: Path, capsys: Said
+) -> None:
+    (tmp_path / "masks" / "fine" / "00001.png").unlink()
+    assert evaluate(*roots) == 2
+    assert "error: fine/00001: the prediction is missing" in capsys.readouterr().err
+    assert evaluate(*roots, "--lenient", "--json", tmp_path / "r.json") == 0
+    printed = capsys.readouterr().out
+    assert "LENIENT: not comparable with official scores" in printed
+    assert "warning: fine/00001: the prediction is missing" in printed
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["lenient"] is True
+    assert [item["treated_as"] for item in report["treated"]] == ["empty"]
+
+
+def test_two_reports_are_compared(roots: list[str], tmp_path: Path, capsys: Said) -> None:
+    first, second, file = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "c.json"
+    assert evaluate(*roots, "--json", first) == 0
+    assert evaluate("--gt", roots[1], "--pred", roots[1], "--json", second) == 0
+    assert evaluate("--compare", first, second, "--json", file) == 0
+    printed = capsys.readouterr().out
+    assert f"{second} minus {first}" in printed
+    assert "J: +33.33, from +0.00 to +66.67" in printed
+    assert "seed 0" in printed
+    outcome = json.loads(file.read_text())
+    assert outcome["sequences"]["shifted"]["J"] == pytest.approx(200 / 3)
+
+
+def test_pictures_are_written_where_asked_for(roots: list[str], tmp_path: Path, capsys: Said) -> None:
+    assert evaluate(*roots, "--plots", tmp_path / "plots") == 0
+    assert f"pictures: {tmp_path / 'plots'}" in capsys.readouterr().out
+    found = {str(path.relative_to(tmp_path / "plots")) for path in (tmp_path / "plots").rglob("*.png")}
+    assert {"sequences.png", "fine/j_over_time.png", "fine/best.png", "shifted/worst.png"} <= found
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        ([], "--gt: wanted a folder of masks"),
+        (["--gt", "nowhere", "--pred", "nowhere"], "--gt nowhere: no such folder"),
+        (["--protocol", "davis"], "--protocol: got davis, wanted one of davis2016"),
+        (["--all-frames"], "wanted vos-benchmark"),
+        (["--meta", "m.json"], "--meta: got protocol davis2017, wanted one of youtubevos, mosev2, lvos"),
+        (["--workers", "0"], "--workers: got 0"),
+        (["--compare", "a.json", "b.json"], "--compare: wanted without --gt"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_one_line(
+    roots: list[str], argv: list[str], complaint: str, capsys: Said
+) -> None:
+    assert evaluate(*([] if not argv or "--gt" in argv else roots), *argv) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert complaint in said[0]
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_it_at_once_and_writes_nothing(roots: list[str], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for root in ("truth", "masks"):
+        for name in ("fine", "shifted"):
+            for t in range(150):
+                labels = rng.integers(0, 40, (600, 800)).astype(np.int32)
+                labels[0, :40] = np.arange(40)
+                write_labels(tmp_path / root / name / f"{t:05d}.png", labels)
+    file = tmp_path / "r.json"
+    command = [sys.executable, "-m", "cutie_geo", "evaluate", *roots, "--workers", "2", "--json", str(file)]
+    where = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=where, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(20)  # the workers are at it for certain
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    started = time.perf_counter()
+    _, said = process.communicate(timeout=30)
+    assert time.perf_counter() - started < 10
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert not file.exists()
