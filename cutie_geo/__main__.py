@@ -87,7 +87,8 @@ def execute(command: ModuleType, args: argparse.Namespace) -> int:
         log.info("where that came from:", exc_info=True)
         return FAILED
     except KeyboardInterrupt as interrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        goes_on = "; the same command goes on where it stopped" if getattr(command, "RESUMES", False) else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
 
 

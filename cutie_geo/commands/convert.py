@@ -18,6 +18,8 @@ from cutie_geo.data.convert.visor import VisorOptions, convert_visor
 from cutie_geo.data.convert.vos import ImageMode, VosOptions
 
 HELP = "bring VISOR, OVIS or BURST as published into folders of frames and masks"
+RESUMES = True
+"""Interrupted, it goes on where it stopped when it is called again."""
 DATASETS = ("visor", "ovis", "burst")
 SHOWN = 5
 """Names that a line spells out before it counts the rest."""

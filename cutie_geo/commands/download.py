@@ -19,6 +19,8 @@ from cutie_geo.model.weights import (
 )
 
 HELP = "download published weights, with their digests checked"
+RESUMES = True
+"""Interrupted, it goes on where it stopped when it is called again."""
 
 UNTRAINED = "no trained weights of it are published yet"
 WARM = "; weights.warm_start=FILE takes cutie-base's file for all behind its encoders (cutie-geo download cutie-base)"

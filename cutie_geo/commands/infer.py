@@ -40,6 +40,8 @@ from cutie_geo.model.weights import digest
 log = logging.getLogger(__name__)
 
 HELP = "segment videos, given masks of their objects"
+RESUMES = True
+"""Interrupted, it goes on where it stopped when it is called again."""
 DEFAULT_MODEL = "cutie-base"
 GPU_LOOKAHEAD = 4
 DEFAULT_SIZE = 480
