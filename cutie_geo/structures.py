@@ -75,6 +75,33 @@ class FrameFeatures(NamedTuple):
         return [FrameFeatures(*fields) for fields in zip(*parts)]
 
 
+class ClipKey(NamedTuple):
+    """Which training sample: together with the run's seed it decides every number in it."""
+
+    epoch: int
+    index: int
+    """Of the epoch's list of items."""
+    progress: float
+    """Share of the stage's steps done before it, which decides the largest skip."""
+
+
+class ClipBatch(NamedTuple):
+    """Clips to train on."""
+
+    images: UInt8[Tensor, "B T 3 H W"] | Float[Tensor, "B T 3 H W"]
+    """RGB, 0 to 255 in bytes or 0 to 1 in floats."""
+    labels: UInt8[Tensor, "B T H W"] | Int[Tensor, "B T H W"]
+    """Slots 1 to n of the objects that the first frame shows; 0 is all else."""
+    num_objects: Int[Tensor, "B"]
+    """n of each clip, at least 1: a clip without any object has an empty one."""
+    seeds: Int[Tensor, "B"]
+    """What each clip's random draws in training begin from."""
+    names: tuple[str, ...]
+    """Where each clip came from: enough to find its files."""
+    problems: tuple[str, ...] = ()
+    """Files that could not be read, and were replaced by another draw; each says which and why."""
+
+
 class MemoryTokens(NamedTuple):
     """M memory tokens shared by N objects: a table with one column each, the token axis second to last in every one.
 
