@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,12 @@ from cutie_geo.model.network import CutieGeo
 def one_thread() -> None:
     """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Programs that tests start and interrupt would ignore Ctrl-C if this one did, as it does behind `nohup` or `&`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
