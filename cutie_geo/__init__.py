@@ -13,6 +13,7 @@ from cutie_geo.config import ModelConfig, TrackerConfig
 from cutie_geo.data.example import example_frames, example_masks
 from cutie_geo.data.masks import read_probs
 from cutie_geo.data.video import read_video
+from cutie_geo.inference.ensemble import Ensemble
 from cutie_geo.inference.segment import segment_video
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.load import load_model
@@ -21,6 +22,7 @@ from cutie_geo.structures import Frame, GivenMask
 __version__ = "0.1.0"
 
 __all__ = [
+    "Ensemble",
     "Frame",
     "GivenMask",
     "ModelConfig",

@@ -11,11 +11,12 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NoReturn
 
-from cutie_geo.commands import bench, convert, doctor, download, evaluate, infer, submit
+from cutie_geo.commands import bench, convert, doctor, download, evaluate, infer, submit, train
 from cutie_geo.inference.run import reason
 
 COMMANDS: dict[str, ModuleType] = {
     "infer": infer,
+    "train": train,
     "evaluate": evaluate,
     "bench": bench,
     "download": download,

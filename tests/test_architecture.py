@@ -16,7 +16,7 @@ NAME = PACKAGE.name
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"config", "structures"},
-    {"ops"},
+    {"ops", "progress"},
     {"model", "data", "memory"},
     {"inference", "training", "evaluation", "baselines"},
     {"commands"},

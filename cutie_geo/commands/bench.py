@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cutie_geo.commands.bench_data import add_data_arguments, run_data
 from cutie_geo.commands.flops import frame_cost, peak_gflop_per_second, table
 from cutie_geo.commands.infer import DEFAULT_MODEL, device_name, versions
 from cutie_geo.commands.suite import ENSEMBLE_OBJECTS, HEADER, PLAIN_OBJECTS, ROOF, ensemble, line, plain, throughput
@@ -58,10 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="options of tracker or model, such as use_long_term=true"
     )
+    add_data_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure every combination; return the exit status."""
+    if args.data:
+        require(not (args.flops or args.suite), "--data: wanted alone, without --flops and --suite")
+        return run_data(args, machine(torch.device("cpu")) | {"command": _shown(args.command_line)})
     _fill_in(args)
     options = _checked(args)
     sizes = [_size(text) for text in args.size]

@@ -259,7 +259,7 @@ def check_data(root: Path, name: str | None, deep: bool = False) -> Section:
     """
     section = Section("data", {"root": str(root)})
     checks = _import("cutie_geo.data.check", section)
-    bars = _import("cutie_geo.inference.progress", section)
+    bars = _import("cutie_geo.progress", section)
     if checks is None or bars is None:
         return section
     if not root.is_dir():

@@ -23,8 +23,8 @@ from cutie_geo.evaluation.protocols import (
 )
 from cutie_geo.evaluation.report import MAIN, Report, build_report
 from cutie_geo.evaluation.scoring import SequenceScores, jobs, score_sequences
-from cutie_geo.inference.progress import progress
 from cutie_geo.inference.results import write_json
+from cutie_geo.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -30,6 +30,7 @@ from cutie_geo.config import (
 from cutie_geo.data.example import EXAMPLE_CLIP, example_frames, example_masks
 from cutie_geo.data.index import VideoRecord, dataset, dataset_names, discover, mask_files
 from cutie_geo.evaluation.metrics import mean_score, score_folders
+from cutie_geo.inference.ensemble import FEEDBACKS, views_of
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
 from cutie_geo.inference.run import open_results, run_videos
@@ -94,6 +95,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--workers", type=int, default=2, help="threads that read, and as many that write")
     how.add_argument("--cpu-threads", type=int, help="threads that compute on the CPU")
 
+    views = parser.add_argument_group("ensemble (one tracker for each view; their probabilities are summed)")
+    views.add_argument(
+        "--ms", nargs="+", type=float, metavar="SCALE", help="scales of the frames, such as 1.2 1.3 1.4 (default: 1)"
+    )
+    views.add_argument("--flip", action="store_true", help="each scale mirrored too")
+    views.add_argument(
+        "--ensemble-feedback", choices=FEEDBACKS, help="what each view goes on from (default: own predictions)"
+    )
+
     memory = parser.add_argument_group("memory (defaults: the benchmark's, or those of docs/inference.md)")
     memory.add_argument("--mem-every", type=int, metavar="N", help="every N-th frame enters memory")
     memory.add_argument("--max-mem-frames", type=int, metavar="N", help="frames in memory without long-term memory")
@@ -156,6 +166,9 @@ def plan(args: argparse.Namespace) -> tuple[list[VideoRecord], RunOptions]:
     options = RunOptions(
         tracker=_tracker_config(args, defaults),
         size=size if args.size is None else args.size,
+        scales=tuple(args.ms or (1.0,)),
+        flip=args.flip,
+        feedback=args.ensemble_feedback or "own",
         overlay=args.overlay,
         save_probs=args.save_probs,
         save_depth=args.save_depth,
@@ -180,6 +193,9 @@ def _require_sense(args: argparse.Namespace) -> None:
     require(known, f"--dataset: got {args.dataset}, wanted one of {', '.join(dataset_names())}")
     require(args.dataset is None or args.data_root is not None, f"--dataset {args.dataset}: wanted --data-root with it")
     require(args.fps is None or args.overlay, "--fps: wanted --overlay with it")
+    views_of(args.ms or (1.0,), args.flip, "--ms")
+    several = args.ms is not None or args.flip
+    require(args.ensemble_feedback is None or several, "--ensemble-feedback: wanted --ms or --flip with it")
     if args.save_depth and not is_checkpoint(args.model):
         encoder = model_config(args.model, split_overrides(args.overrides)[0]).encoder
         depth = f"--save-depth: {args.model} has no geometry encoder, wanted a model such as cutie-geo-small"

@@ -14,8 +14,8 @@ from cutie_geo.data.submission.archive import write_masks, write_visor
 from cutie_geo.data.submission.check import folder_problems, video_problems
 from cutie_geo.data.submission.servers import SERVERS, VISOR, Server, records
 from cutie_geo.data.submission.visor import read_names
-from cutie_geo.inference.progress import progress
 from cutie_geo.inference.results import DEPTH, OVERLAYS, PROBS, SUMMARY
+from cutie_geo.progress import progress
 
 HELP = "check results and pack them for a benchmark's server"
 SHOWN = 20

@@ -6,42 +6,18 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from cutie_geo.inference.ensemble import Ensemble, View, views_of
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
-from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.structures import FrameFeatures
 
 ROOF = 790.0
 """TFLOP/s of dense bfloat16 products on an H200, as measured by others in large products; `--roof` says another."""
 SCALES = (1.2, 1.3, 1.4)
 """Of the paper's ensemble, each with and without mirroring."""
 PLAIN_OBJECTS, ENSEMBLE_OBJECTS = (1, 5, 20), (1, 5)
-
-
-class View(NamedTuple):
-    """One way to look at a frame."""
-
-    size: tuple[int, int]
-    mirrored: bool
-
-    def image(self, image: Tensor) -> Tensor:
-        """The frame in this view."""
-        seen = F.interpolate(image[None], size=self.size, mode="bilinear", align_corners=False, antialias=True)[0]
-        return seen.flip(-1) if self.mirrored else seen
-
-    def mask(self, mask: Tensor) -> Tensor:
-        """The label map in this view."""
-        seen = F.interpolate(mask[None, None].float(), size=self.size, mode="nearest-exact")[0, 0].long()
-        return seen.flip(-1) if self.mirrored else seen
-
-    def back(self, probs: Tensor, size: tuple[int, int]) -> Tensor:
-        """Probabilities at the frame's size."""
-        probs = probs.flip(-1) if self.mirrored else probs
-        return F.interpolate(probs[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 class Throughput(NamedTuple):
@@ -61,13 +37,15 @@ class Throughput(NamedTuple):
 
 def plain(size: tuple[int, int]) -> list[View]:
     """The frame as it is."""
-    return [View(size, False)]
+    return ensemble(size, [1.0], flip=False)
 
 
-def ensemble(size: tuple[int, int], scales: Sequence[float] = SCALES) -> list[View]:
-    """The paper's views: every scale, straight and mirrored."""
-    sizes = [(round(size[0] * scale), round(size[1] * scale)) for scale in scales]
-    return [View(each, mirrored) for each in sizes for mirrored in (False, True)]
+def ensemble(size: tuple[int, int], scales: Sequence[float] = SCALES, flip: bool = True) -> list[View]:
+    """The paper's views: every scale, straight and mirrored. Raises ValueError if frames of `size` are too small."""
+    views = list(views_of(scales, flip))
+    for view in views:
+        view.size(size)
+    return views
 
 
 @torch.inference_mode()
@@ -85,54 +63,35 @@ def throughput(
 
     frames: makes an endless video, on the device. Reading and writing files is no part of this.
     """
-    trackers = [Tracker(model, **options) for _ in views]
+    segmenter = Ensemble(model, views=views, **options)
     video, objects, period = frames(), int(mask.max()), options["mem_every"]
     filled = -(-period * options["max_mem_frames"] // lookahead)
     batches = max(count // lookahead, 1)
     with model.autocast():
-        _segment(trackers, views, list(islice(video, lookahead)), mask)
+        _segment(segmenter, list(islice(video, lookahead)), mask)
         for _ in range(filled):
-            _segment(trackers, views, list(islice(video, lookahead)))
+            _segment(segmenter, list(islice(video, lookahead)))
         reset_peak_memory(model.device)
         synchronise()
         start = time.perf_counter()
         for _ in range(batches):
-            _segment(trackers, views, list(islice(video, lookahead)))
+            _segment(segmenter, list(islice(video, lookahead)))
         synchronise()
         seconds = time.perf_counter() - start
         peak = peak_memory(model.device)
         with FlopCounterMode(display=False) as counter:
             for _ in range(period):
-                _segment(trackers, views, list(islice(video, lookahead)))
+                _segment(segmenter, list(islice(video, lookahead)))
     gflop = counter.get_total_flops() / 1e9 / (period * lookahead)
     return Throughput(len(views), objects, batches * lookahead / seconds, gflop, peak)
 
 
-def _segment(
-    trackers: list[Tracker], views: list[View], images: list[Tensor], mask: Tensor | None = None
-) -> list[Tensor]:
-    """Label maps of the next frames, by the sum of all views' probabilities; `mask` is for the first of them."""
-    size = (images[0].shape[-2], images[0].shape[-1])
-    features = _encoded(trackers, views, images)
-    labels = []
-    for t, image in enumerate(images):
-        total = torch.zeros(1, device=image.device)
-        for tracker, view, ahead in zip(trackers, views, features):
-            given = view.mask(mask) if mask is not None and t == 0 else None
-            total = total + view.back(tracker.step(view.image(image), given, features=ahead[t]), size)
-        labels.append(total.argmax(0))
-    return labels
-
-
-def _encoded(trackers: list[Tracker], views: list[View], images: list[Tensor]) -> list[list[FrameFeatures]]:
-    """Features of every frame in every view; views of one size share a batch."""
-    out: dict[int, list[FrameFeatures]] = {}
-    for size in dict.fromkeys(view.size for view in views):
-        same = [i for i, view in enumerate(views) if view.size == size]
-        batch = [views[i].image(image) for i in same for image in images]
-        features = trackers[same[0]].encode_ahead(batch)
-        out |= {i: features[k * len(images) : (k + 1) * len(images)] for k, i in enumerate(same)}
-    return [out[i] for i in range(len(views))]
+def _segment(segmenter: Ensemble, images: list[Tensor], mask: Tensor | None = None) -> list[Tensor]:
+    """Label maps of the next frames; `mask` is for the first of them."""
+    masks = [mask] + [None] * (len(images) - 1)
+    ahead = segmenter.encode_ahead(images)
+    steps = zip(images, masks, ahead, strict=True)
+    return [segmenter.labels(segmenter.step(image, given, features=seen)) for image, given, seen in steps]
 
 
 def line(row: Throughput, roof: float) -> str:

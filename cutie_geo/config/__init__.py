@@ -2,7 +2,14 @@
 
 from cutie_geo.config.loading import build, merge, parse_overrides, read_yaml, require, to_dict
 from cutie_geo.config.model import EncoderConfig, ModelConfig, WeightsConfig
-from cutie_geo.config.presets import config_root, model_config, preset_names, split_overrides
+from cutie_geo.config.presets import (
+    config_root,
+    model_config,
+    preset_names,
+    split_overrides,
+    stage_names,
+    train_config,
+)
 from cutie_geo.config.tracker import LongTermConfig, TrackerConfig
 from cutie_geo.config.training import (
     ClipConfig,
@@ -40,5 +47,7 @@ __all__ = [
     "read_yaml",
     "require",
     "split_overrides",
+    "stage_names",
     "to_dict",
+    "train_config",
 ]

@@ -72,6 +72,11 @@ class WeightsConfig:
     """A Depth Anything V2 file, in its authors' form or that of transformers."""
     warm_start: str = ""
     """A Cutie checkpoint for all that lies behind the encoder."""
+    pixel_encoder: str = ""
+    """Of a ResNet as pixel encoder: a file of ImageNet weights in torchvision's form, or `imagenet`, to be had from the
+    catalogue."""
+    mask_encoder: str = ""
+    """The same for the mask encoder; channels beyond the image's start orthogonal."""
 
 
 @dataclass(frozen=True)

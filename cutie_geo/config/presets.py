@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from cutie_geo.config.loading import build, merge, parse_overrides, read_yaml, require
 from cutie_geo.config.model import ModelConfig
+from cutie_geo.config.training import TrainConfig
 
 
 def config_root() -> Path:
@@ -39,3 +41,49 @@ def split_overrides(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
     items = list(overrides)
     of_model = [item for item in items if item.partition("=")[0].partition(".")[0].strip() in names]
     return of_model, [item for item in items if item not in of_model]
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+BASE = "base"
+"""In a file of training: the file whose settings it changes."""
+
+
+def stage_names() -> list[str]:
+    """Names of the stages that come with the package."""
+    return sorted(path.stem for path in (config_root() / "training").glob("*.yaml"))
+
+
+def train_config(name: str, overrides: Iterable[str] = (), changes: dict[str, Any] | None = None) -> TrainConfig:
+    """A stage of training by its name or file, with `key=value` overrides; those of the model go to `model_options`.
+
+    changes: settings by name, laid over the file's before the overrides.
+    Raises ValueError for a name that is neither, and for anything wrong inside.
+    """
+    of_model, of_stage = split_overrides(overrides)
+    content = merge(merge(_with_base(name, ()), changes or {}), parse_overrides(of_stage))
+    options = [str(option) for option in content.pop("model_options", None) or []]
+    content["model_options"] = (*options, *(option for option in of_model if not option.startswith("weights.")))
+    return build(TrainConfig, content, Path(name).name)
+
+
+def _with_base(name: str, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's settings over those of its base, and so on."""
+    path = _stage_file(name, seen[-1].parent if seen else None)
+    require(path not in seen, f"{path}: is its own {BASE}")
+    content = read_yaml(path)
+    base = content.pop(BASE, None)
+    require(
+        base is None or isinstance(base, str), f"{path}: {BASE}: got {base!r}, wanted the name of a stage or a file"
+    )
+    return content if base is None else merge(_with_base(base, (*seen, path)), content)
+
+
+def _stage_file(name: str, beside: Path | None) -> Path:
+    """The file of a stage: one of the package's, or a YAML file, beside the one that names it or where one stands."""
+    own = config_root() / "training" / f"{name}.yaml"
+    if own.is_file():
+        return own.resolve()
+    for path in (Path(name), (beside or Path()) / name):
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            return path.resolve()
+    raise ValueError(f"{name}: no such stage; wanted one of {', '.join(stage_names())}, or a YAML file")

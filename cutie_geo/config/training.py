@@ -10,11 +10,11 @@ Jitter = tuple[float, float, float, float]
 """Strengths of brightness, contrast, saturation and hue, as torchvision's ColorJitter takes them."""
 
 
-def _share(name: str, value: float) -> None:
+def _share(name: str, value: int | float) -> None:
     require(0 <= value <= 1, f"{name}: got {value}, wanted 0 to 1")
 
 
-def _positive(name: str, value: float) -> None:
+def _positive(name: str, value: int | float) -> None:
     require(value > 0, f"{name}: got {value}, wanted a positive number")
 
 

@@ -75,7 +75,7 @@ def read_mask(
         if objects is not None:
             raise ValueError("objects: given without a mask")
         return None
-    mask = _as_tensor(mask)
+    mask = mask_tensor(mask)
     if tuple(mask.shape[-2:]) != geometry.size:
         raise ValueError(f"mask: got size {tuple(mask.shape[-2:])}, wanted the image's {geometry.size}")
     ids = None if objects is None else tuple(object_ids(objects))
@@ -86,7 +86,7 @@ def read_mask(
     return given if given.ids else None
 
 
-def _as_tensor(mask: Any) -> Tensor:
+def mask_tensor(mask: Any) -> Tensor:
     """Tensors as they are, arrays of any memory order and byte order copied. Raises ValueError for anything else."""
     if isinstance(mask, Tensor):
         return mask

@@ -21,12 +21,13 @@ from cutie_geo.data.index import VideoRecord, with_first_appearances
 from cutie_geo.data.masks import MAX_PALETTE_ID, read_labels, write_labels, write_probs
 from cutie_geo.data.overlay import OverlayWriter, draw, write_depth
 from cutie_geo.data.video import FrameFolder, VideoFile, open_source, read_frames
+from cutie_geo.inference.ensemble import Ensemble
 from cutie_geo.inference.options import RunOptions
-from cutie_geo.inference.progress import progress
 from cutie_geo.inference.results import Report, Results, input_digests, refuse_inputs
 from cutie_geo.inference.segment import Segmented, segment_frames
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.progress import progress
 from cutie_geo.structures import Frame, GivenMask
 
 try:
@@ -68,11 +69,12 @@ def segment_record(
     )
     results.begin(record.name)
     reset_peak_memory(model.device)
-    tracker, started = Tracker(model, **to_dict(options.tracker)), time.perf_counter()
+    tracker, started = _segmenter(model, options), time.perf_counter()
     with _film(source, record, results, options) as film:
         save = _Saver(results, record, options, film)
         bar = progress(source.frames, record.name, "frame", line, leave)
-        done = _segment(tracker, _merged(frames, options.single_object), options, save, bar)
+        frames = _visible(_merged(frames, options.single_object), record, options)
+        done = _segment(tracker, frames, options, save, bar)
         _require_all(record, done)
     seconds = time.perf_counter() - started
     return {
@@ -80,7 +82,7 @@ def segment_record(
         "frames": [frame.name for frame in done if frame.saved],
         "objects": tracker.object_ids,
         "frame_size": list(done[0].size),
-        "processed_size": list(tracker.geometry.size) if tracker.geometry else None,
+        "processed_size": list(tracker.frame_size) if tracker.frame_size else None,
         "settings": options.fingerprint(),
         "input": inputs,
         "seconds_per_frame": [round(frame.seconds, 5) for frame in done],
@@ -91,7 +93,17 @@ def segment_record(
     }
 
 
-def _segment(tracker: Tracker, frames: Iterable[Frame], options: RunOptions, save: "_Saver", bar: tqdm) -> list[_Done]:
+def _segmenter(model: CutieGeo, options: RunOptions) -> Tracker | Ensemble:
+    """One tracker, or one for each view."""
+    config = to_dict(options.tracker)
+    if not options.is_ensemble:
+        return Tracker(model, **config)
+    return Ensemble(model, options.scales, options.flip, options.feedback, **config)
+
+
+def _segment(
+    tracker: Tracker | Ensemble, frames: Iterable[Frame], options: RunOptions, save: "_Saver", bar: tqdm
+) -> list[_Done]:
     """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
     done: list[_Done] = []
     ahead = read_ahead(frames, max(READ_AHEAD, options.lookahead))
@@ -139,6 +151,17 @@ def _merged(frames: Iterable[Frame], single_object: bool) -> Iterator[Frame]:
             object_id = max(given.ids)
             labels = np.where(given.labels > 0, object_id, 0)
             frame = frame._replace(given=given._replace(labels=labels, ids=(object_id,)))
+        yield frame
+
+
+def _visible(frames: Iterable[Frame], record: VideoRecord, options: RunOptions) -> Iterator[Frame]:
+    """The same frames. Raises ValueError, naming the video, for those that a view shrinks too much."""
+    for frame in frames:
+        try:
+            for view in options.views:
+                view.size((frame.image.shape[-2], frame.image.shape[-1]))
+        except ValueError as error:
+            raise ValueError(f"{record.name}: {error}") from None
         yield frame
 
 

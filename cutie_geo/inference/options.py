@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cutie_geo.config import TrackerConfig, require, to_dict
+from cutie_geo.inference.ensemble import FEEDBACKS, View, views_of
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,12 @@ class RunOptions:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     size: int = -1
     """Frames whose shorter side is longer are shrunk to it; results are written at the files' size. -1 for never."""
+    scales: tuple[float, ...] = (1.0,)
+    """Of the frames after `size`: each is a view of its own."""
+    flip: bool = False
+    """Every scale is seen mirrored too."""
+    feedback: str = "own"
+    """What each view goes on from: "own" or "merged" predictions."""
     overlay: bool = False
     save_probs: bool = False
     save_depth: bool = False
@@ -34,12 +41,26 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         require(self.size == -1 or self.size >= 16, f"size: got {self.size}, wanted -1 or at least 16 pixels")
+        views_of(self.scales, self.flip)
+        require(self.feedback in FEEDBACKS, f"feedback: got {self.feedback!r}, wanted {' or '.join(FEEDBACKS)}")
         require(self.workers >= 1, f"workers: got {self.workers}, wanted 1 or more")
         require(self.lookahead >= 1, f"lookahead: got {self.lookahead}, wanted 1 or more")
         good_rate = self.fps is None or (self.fps > 0 and math.isfinite(self.fps))
         require(good_rate, f"fps: got {self.fps}, wanted a positive number")
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """How each frame is looked at."""
+        return views_of(self.scales, self.flip)
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether a frame is looked at in any other way than as it is."""
+        return self.views != (View(),)
+
     def fingerprint(self) -> dict[str, Any]:
         """All that decides what the masks will be, but for the video itself, as it reads after a trip through JSON."""
         shown = {"size": self.size, "tracker": to_dict(self.tracker), "single_object": self.single_object}
+        if self.is_ensemble:
+            shown |= {"ensemble": {"scales": self.scales, "flip": self.flip, "feedback": self.feedback}}
         return json.loads(json.dumps({**self.settings, **shown}))

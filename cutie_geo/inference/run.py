@@ -10,9 +10,9 @@ from av.error import FFmpegError
 from cutie_geo.data.index import VideoRecord
 from cutie_geo.inference.one_video import segment_record
 from cutie_geo.inference.options import RunOptions
-from cutie_geo.inference.progress import progress
 from cutie_geo.inference.results import Report, Results, refuse_other_settings
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -1,15 +1,53 @@
 """A whole video, from frames to label maps."""
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutie_geo.config import require
-from cutie_geo.inference.tracker import Tracker
 from cutie_geo.ops import bilinear
-from cutie_geo.structures import Frame, FrameFeatures, GivenMask, ObjectId
+from cutie_geo.structures import Frame, GivenMask, ObjectId
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """What segments a video frame by frame: `Tracker`, `Ensemble`, and any other method that is to stand in for them.
+
+    Features are whatever a method makes of a frame ahead of its turn; only the method itself looks into them.
+    """
+
+    @property
+    def object_ids(self) -> list[ObjectId]:
+        """Of the channels of probabilities after the first."""
+        ...
+
+    def encode_ahead(self, images: Sequence[Any], with_depth: bool = False) -> Sequence[Any]:
+        """Features of the next frames, up to the first that `step` would refuse; none from a method without any.
+        Changes nothing."""
+        ...
+
+    def step(
+        self,
+        image: Any,
+        mask: Tensor | np.ndarray | None = None,
+        objects: Iterable[Any] | None = None,
+        permanent: bool = False,
+        last: bool = False,
+        features: Any = None,
+    ) -> Float[Tensor, "N1 H W"]:
+        """The next frame's probabilities at its own size, background first. Raises ValueError for what can't be."""
+        ...
+
+    def restore_depth(self, features: Any) -> Float[Tensor, "H W"]:
+        """The frame's depth at its own size, from features that were made with it."""
+        ...
+
+    def labels(self, probs: Float[Tensor, "N1 H W"]) -> Int[Tensor, "H W"]:
+        """The label map of probabilities, in the caller's ids."""
+        ...
 
 
 class Segmented(NamedTuple):
@@ -25,7 +63,7 @@ class Segmented(NamedTuple):
 
 
 def segment_frames(
-    tracker: Tracker, frames: Iterable[Frame], lookahead: int = 1, with_depth: bool = False
+    tracker: Segmenter, frames: Iterable[Frame], lookahead: int = 1, with_depth: bool = False
 ) -> Iterator[Segmented]:
     """Segment frames as they come; each is forgotten as soon as the next is asked for.
 
@@ -39,7 +77,7 @@ def segment_frames(
 
 
 def segment_video(
-    tracker: Tracker, frames: Iterable[Frame], lookahead: int = 1
+    tracker: Segmenter, frames: Iterable[Frame], lookahead: int = 1
 ) -> Iterator[tuple[str, Int[Tensor, "H W"]]]:
     """Yield each frame's name and its label map at the frame's own size, in the ids of the masks given with the frames.
 
@@ -50,7 +88,7 @@ def segment_video(
         yield result.frame.name, result.labels
 
 
-def _segmented(tracker: Tracker, frame: Frame, features: FrameFeatures | None, with_depth: bool) -> Segmented:
+def _segmented(tracker: Segmenter, frame: Frame, features: Any, with_depth: bool) -> Segmented:
     given = frame.given
     mask, ids = (given.labels, given.ids) if isinstance(given, GivenMask) else (given, None)
     probs = tracker.step(frame.image, mask, ids, features=features)
@@ -61,14 +99,14 @@ def _segmented(tracker: Tracker, frame: Frame, features: FrameFeatures | None, w
     return Segmented(frame, probs, tracker.labels(probs), tuple(tracker.object_ids), depth)
 
 
-def _encoded(tracker: Tracker, batch: list[Frame], with_depth: bool) -> list[FrameFeatures | None]:
+def _encoded(tracker: Segmenter, batch: list[Frame], with_depth: bool) -> list[Any]:
     """Features of a batch. None for frames before the first object, which need none, and for those from the first on
     that can't be encoded: the tracker's own step says why, when it is their turn."""
     unused = 0
     if not tracker.object_ids and not with_depth:
         unused = next((i for i, frame in enumerate(batch) if frame.given is not None), len(batch))
     ahead = tracker.encode_ahead([frame.image for frame in batch[unused:]], with_depth)
-    return [None] * unused + ahead + [None] * (len(batch) - unused - len(ahead))
+    return [None] * unused + list(ahead) + [None] * (len(batch) - unused - len(ahead))
 
 
 def _batches(frames: Iterable[Frame], count: int) -> Iterator[list[Frame]]:

@@ -218,6 +218,11 @@ class Tracker:
             raise ValueError("restore_depth: no depth was kept, wanted features of encode(image, with_depth=True)")
         return self.geometry.leave(bilinear(features.depth[None], self.geometry.padded)[0])[0]
 
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """Height and width of the video's frames, once one was seen."""
+        return self.geometry.size if self.geometry else None
+
     # ----------------------------------------------------------------------------------------------------- objects
     @property
     def object_ids(self) -> list[ObjectId]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cutie_geo.config import EncoderConfig
 from cutie_geo.model.blocks import ResNetFeatures
+from cutie_geo.model.feature_cache import FeatureCache
 
 if TYPE_CHECKING:  # each of these imports a package that takes seconds and that other encoders don't need
     from cutie_geo.model.depth_anything import DepthAnythingFeatures
@@ -89,6 +90,10 @@ class FusedEncoder(nn.Module):
         self.channels = tuple(config.channels)
         sources = [self.vision.channels] + ([] if self.geometry is None else [self.geometry.channels])
         self.fusion = nn.ModuleList(ScaleFusion(own, out) for own, out in zip(zip(*sources), self.channels))
+        self.cache: FeatureCache | None = None
+        """Where training keeps what the frozen parts say of each frame, if it does."""
+        self.cache_owners: dict[str, str] = {}
+        """By part, what its features are kept under."""
         self.frozen = config.frozen
         for name in self.frozen:
             self.part(name).requires_grad_(False)
@@ -140,7 +145,11 @@ class FusedEncoder(nn.Module):
             return part(image, *options)
         dtype = next(part.parameters()).dtype
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            return part(image.to(dtype), *options)
+            if self.cache is None or any(options):
+                return part(image.to(dtype), *options)
+            if name == "vision":
+                return self.cache.fetch(self.cache_owners[name], image.to(dtype), part)
+            return self.cache.fetch(self.cache_owners[name], image.to(dtype), lambda x: part(x)[0]), None
 
 
 PixelEncoder = ResNetEncoder | FusedEncoder

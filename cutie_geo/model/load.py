@@ -1,23 +1,26 @@
 """A ready network from a preset's name, a checkpoint or the hub."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
 
 from cutie_geo.config import ModelConfig, build, merge, model_config, parse_overrides, preset_names, require, to_dict
 from cutie_geo.model import weights as catalogue
+from cutie_geo.model.blocks import ResNetFeatures
 from cutie_geo.model.checkpoints import load_weights, warm_start
-from cutie_geo.model.encoder import FusedEncoder
+from cutie_geo.model.encoder import FusedEncoder, ResNetEncoder
 from cutie_geo.model.hub import PREFIX, download
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.model.pretrained import catalogue_name, load_part
+from cutie_geo.model.pretrained import catalogue_name, load_part, load_resnet
 from cutie_geo.model.saving import Description, checkpoint_file, read_description
 from cutie_geo.structures import FrozenFile
 
 log = logging.getLogger(__name__)
 
+IMAGENET = "imagenet"
+"""As the name of a file: what the catalogue has of a ResNet."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -32,7 +35,8 @@ def load_model(
 
     name: a preset (such as `cutie-base` or `cutie-geo-large`) or a YAML file; or, with its own weights and
     configuration, a checkpoint's folder or `hf://owner/name`. weights: "auto" (cached, else downloaded with its digest
-    checked), "none" (random, with a warning), or a file, a checkpoint's folder or `hf://owner/name`. device: "auto"
+    checked), "none" (random, with a warning), "encoders" (what encoders are published with, all else random: where
+    training starts), or a file, a checkpoint's folder or `hf://owner/name`. device: "auto"
     takes a GPU where there is one. precision: "fp32", "bf16", "fp16", or "auto" (bf16 where the device computes with it
     directly, else fp32). overrides: `key=value` changes of the configuration; `weights.vision`, `weights.geometry` and
     `weights.warm_start` name files that parts start from, whatever `weights` is.
@@ -77,11 +81,11 @@ def _resolve(name: str, weights: str, overrides: list[str]) -> tuple[ModelConfig
         return config, file, description
     config = model_config(name, overrides)
     published = weights == "auto" and name in catalogue.CATALOGUE
-    given = "" if weights in ("auto", "none") else weights
+    given = "" if weights in ("auto", "none", "encoders") else weights
     _require_sensible(config, name if published else given)
     if not published and not given:
         require(
-            weights == "none" or bool(config.weights.warm_start),
+            weights in ("none", "encoders") or bool(config.weights.warm_start),
             f"{name}: no trained weights of this model are published; wanted a checkpoint, "
             "weights.warm_start=FILE with a Cutie checkpoint for all behind the encoder, or none for random weights",
         )
@@ -110,6 +114,16 @@ def _require_sensible(config: ModelConfig, checkpoint: str) -> None:
         not (checkpoint and files.warm_start),
         f"weights.warm_start: got {files.warm_start} beside the weights of {checkpoint}, wanted one of them",
     )
+    for part in ("pixel_encoder", "mask_encoder"):
+        file = getattr(files, part)
+        require(
+            not (checkpoint and file),
+            f"weights.{part}: got {file} beside the weights of {checkpoint}, wanted one of them",
+        )
+    require(
+        not (files.pixel_encoder and config.encoder.is_hiera),
+        f"weights.pixel_encoder: got {files.pixel_encoder} with {config.encoder.vision}, wanted a ResNet",
+    )
     for part in ("vision", "geometry"):
         file = getattr(files, part)
         require(
@@ -122,7 +136,11 @@ def _require_sensible(config: ModelConfig, checkpoint: str) -> None:
 def _require_same(wanted: ModelConfig, got: ModelConfig, file: Path, name: str) -> None:
     """Raises ValueError naming every setting in which a checkpoint's model is another."""
     ours, theirs = _flat(to_dict(wanted)), _flat(to_dict(got))
-    free = ("weights.", "encoder.freeze")  # where parts come from, and whether training may change them
+    # where parts come from, whether training may change them, and what `load_weights` converts
+    free = ("weights.", "encoder.freeze", "single_object")
+    if wanted.single_object != got.single_object:
+        kind = "single" if got.single_object else "multi"
+        log.warning("%s: of a %s-object network; channels for other objects are made anew or left out", file, kind)
     different = [key for key in ours if ours[key] != theirs[key] and not key.startswith(free)]
     settings = "; ".join(f"{key} {theirs[key]}, wanted {ours[key]}" for key in different)
     require(not different, f"{file}: not a checkpoint of {name}: got {settings}")
@@ -144,26 +162,53 @@ def _load(model: CutieGeo, name: str, weights: str, file: Path | None, descripti
         log.info("%s: %s (%s)", name, warm_start(model, path), path)
     for part in config.encoder.starts:
         _load_encoder(model, part, weights, file, description)
+    resnets = [] if file is not None else [part for part in _resnets(model) if _load_resnet(model, part, weights)]
     if file is not None:
         log.info("%s: %d entries loaded from %s", name, load_weights(model, file), file)
         model.loaded_from = file
+    elif weights == "encoders":
+        log.info("%s: starts at random in %s", name, ", ".join(_random_parts(model, resnets)))
     else:
-        log.warning("%s: random weights in %s: its masks mean nothing", name, ", ".join(_random_parts(model)))
+        parts = ", ".join(_random_parts(model, resnets))
+        log.warning("%s: random weights in %s: its masks mean nothing", name, parts)
     # a part that is trained on is no longer what its file holds
     model.frozen_files = {part: from_ for part, from_ in model.frozen_files.items() if part in config.encoder.frozen}
 
 
-def _random_parts(model: CutieGeo) -> list[str]:
-    """What no file has filled, where there is no checkpoint."""
-    config = model.config
+def _resnets(model: CutieGeo) -> dict[str, tuple[str, ResNetFeatures]]:
+    """By part, the ResNets of a network and which ones they are."""
+    parts = {"mask_encoder": (model.config.mask_encoder, model.mask_encoder.features)}
+    if isinstance(model.encoder, ResNetEncoder):
+        parts["pixel_encoder"] = (model.config.encoder.vision, model.encoder.features)
+    return parts
+
+
+def _load_resnet(model: CutieGeo, part: str, weights: str) -> bool:
+    """Fill a ResNet, and say whether there was something to fill it with. A warm start has its own mask encoder."""
+    config, (size, features) = model.config, _resnets(model)[part]
+    path = getattr(config.weights, part)
+    if not path and weights == "encoders" and not (part == "mask_encoder" and config.weights.warm_start):
+        path = IMAGENET
+    if path:
+        file = catalogue.fetch(f"{size}-{IMAGENET}") if path == IMAGENET else Path(path).expanduser()
+        log.info("%s: %s", part, load_resnet(features, file, size))
+    return bool(path)
+
+
+def _random_parts(model: CutieGeo, resnets: Collection[str]) -> list[str]:
+    """What no file has filled, where there is no checkpoint; `resnets` are the parts that ImageNet's weights filled."""
+    config, filled = model.config, {*model.frozen_files, *resnets}
     warm = bool(config.weights.warm_start)
     if not config.encoder.is_hiera:
-        return ["its encoder"] if warm else ["every part"]
-    parts = ["vision"] + (["geometry"] if config.encoder.geometry != "none" else [])
-    empty = [f"its {part} encoder" for part in parts if part not in model.frozen_files]
-    if len(empty) == len(parts) and not warm:
+        encoders = {"pixel_encoder": "its encoder"}
+    else:
+        parts = ["vision"] + (["geometry"] if config.encoder.geometry != "none" else [])
+        encoders = {part: f"its {part} encoder" for part in parts}
+    if not warm and not filled:
         return ["every part"]
-    return [*empty, "the fusion of its encoders", *([] if warm else ["all behind its encoders"])]
+    fusion = ["the fusion of its encoders"] if config.encoder.is_hiera else []
+    behind = "all behind its encoders" + (" but the mask encoder" if "mask_encoder" in filled else "")
+    return [name for part, name in encoders.items() if part not in filled] + fusion + ([] if warm else [behind])
 
 
 def _load_encoder(model: CutieGeo, part: str, weights: str, file: Path | None, description: Description | None) -> None:

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutie_geo.config import EncoderConfig, require
+from cutie_geo.model.blocks import ResNetFeatures
 from cutie_geo.model.encoder import MAE_GRID, FusedEncoder
+from cutie_geo.model.mask_encoder import with_extra_channel
 from cutie_geo.model.tensor_files import fill, read_tensors
 from cutie_geo.model.weights import digest
 from cutie_geo.structures import FrozenFile
@@ -161,6 +163,27 @@ def load_part(encoder: FusedEncoder, config: EncoderConfig, part: str, path: Pat
     assert module is not None
     fill(module, given, str(path), what + _hint(given, what))
     return PartLoaded(FrozenFile(path.name, digest(path, "sha256")), form.name, len(tensors) - aside, aside)
+
+
+BEHIND_STAGES = ("layer4.", "fc.")
+"""What a classifier has behind the stages that are used."""
+
+
+def load_resnet(features: ResNetFeatures, path: Path, what: str) -> PartLoaded:
+    """Fill a ResNet with a classifier's weights in torchvision's form, of ImageNet for example; input channels beyond
+    the image's start orthogonal. Source: Cutie specification, section 3.9.
+
+    Strict: raises ValueError naming the file if it is damaged or another network's. `what` is which network is wanted.
+    """
+    tensors = read_tensors(path)
+    given = {name: tensor for name, tensor in tensors.items() if not name.startswith(BEHIND_STAGES)}
+    first, wanted = given.get("conv1.weight"), features.body.state_dict()["conv1.weight"]
+    if first is not None and first.ndim == 4 and first.shape[1] == 3:
+        given["conv1.weight"] = with_extra_channel(first, wanted.shape[1])
+    fill(features.body, given, str(path), what)
+    return PartLoaded(
+        FrozenFile(path.name, digest(path, "sha256")), "torchvision", len(given), len(tensors) - len(given)
+    )
 
 
 def _form(forms: list[_Form], tensors: Mapping[str, Tensor], path: Path, kind: str) -> _Form:

@@ -84,6 +84,11 @@ def _mae(size: str) -> WeightFile:
     return replace(weights, file=f"hiera_{size}_224.mae.safetensors", note="digest stated by the hub at download")
 
 
+def _imagenet(name: str) -> WeightFile:
+    weights = _on_hub(f"timm/{name}.tv_in1k", "model.safetensors", "BSD-3-Clause", stated_by_hub=True)
+    return replace(weights, file=f"{name}.tv_in1k.safetensors", note="torchvision's; digest stated by the hub")
+
+
 CATALOGUE: dict[str, WeightFile] = {
     "cutie-base": WeightFile(
         file="cutie-base-mega.pth",
@@ -134,6 +139,8 @@ CATALOGUE: dict[str, WeightFile] = {
     "hiera-base-plus-mae": _mae("base_plus"),
     "hiera-small-mae": _mae("small"),
     "hiera-tiny-mae": _mae("tiny"),
+    "resnet50-imagenet": _imagenet("resnet50"),
+    "resnet18-imagenet": _imagenet("resnet18"),
 }
 """Everything that `fetch` knows: trained models by their own names, and the encoders that models start from."""
 

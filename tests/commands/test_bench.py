@@ -171,5 +171,5 @@ def test_the_table_of_a_gpu_wants_one(capsys: Said):
 def test_views_of_an_ensemble_are_undone():
     probs = torch.rand(3, 48, 64).softmax(0)
     for view in [*plain((48, 64)), *ensemble((48, 64), [1.0])]:
-        torch.testing.assert_close(view.back(view.image(probs), (48, 64)), probs)
-    assert [view.size for view in ensemble((480, 854))][::2] == [(576, 1025), (624, 1110), (672, 1196)]
+        torch.testing.assert_close(view.back(view.of(probs), (48, 64)), probs)
+    assert [view.size((480, 854)) for view in ensemble((480, 854))][::2] == [(576, 1025), (624, 1110), (672, 1196)]

@@ -635,6 +635,30 @@ def test_still_images_lie_beside_their_masks_also_in_folders_of_classes(tmp_path
     ]
 
 
+def test_still_images_may_lie_in_a_folder_of_images_and_one_of_masks(tmp_path: Path):
+    home = tmp_path / "static"
+    touch(home / "mine/images/b.png", home / "mine/images/a.jpg", home / "mine/images/bare.jpg")
+    touch(home / "mine/masks/b.png", home / "mine/masks/a.png", home / "mine/masks/alone.png")
+    touch(home / "ecssd/images/1.jpg", home / "ecssd/masks/1.png", home / "BIG_small/x.jpg", home / "BIG_small/x.png")
+    mine = [ImagePair(f"mine/{stem}", home / f"mine/images/{name}", home / f"mine/masks/{stem}.png")
+            for stem, name in (("a", "a.jpg"), ("b", "b.png"))]  # fmt: skip
+    ecssd = ImagePair("ecssd/1", home / "ecssd/images/1.jpg", home / "ecssd/masks/1.png")
+    big = ImagePair("BIG_small/x", home / "BIG_small/x.jpg", home / "BIG_small/x.png", times=5)
+    assert index_static(tmp_path) == [ecssd, big]
+    assert index_static(tmp_path, ["mine"]) == mine
+    assert index_static(tmp_path, ["BIG_small", "mine"]) == [big, *mine]
+
+
+def test_still_images_that_are_asked_for_by_name_have_to_be_there(tmp_path: Path):
+    touch(tmp_path / "mine/images/a.jpg", tmp_path / "mine/masks/b.png", tmp_path / "ecssd/1.jpg")
+    with pytest.raises(ValueError, match="wanted the folders mine, yours there or in static; there are ecssd, mine"):
+        index_static(tmp_path, ["mine", "yours"])
+    with pytest.raises(ValueError, match=r"mine: no image with a mask, wanted .* or images/<name>"):
+        index_static(tmp_path, ["mine"])
+    with pytest.raises(ValueError, match="wanted the folders"):
+        index_static(tmp_path / "mine", ["../mine"])
+
+
 def test_a_folder_without_still_images_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="not the layout of this dataset, wanted one of the folders fss, DUTS-TR"):
         index_static(tmp_path)

@@ -84,6 +84,7 @@ class Run:
     size: tuple[int, int] = (91, 121)
     options: tuple[tuple[str, object], ...] = ()
     story: str = "plain"
+    flip: bool = False
     delete: int = 1
     stride: int = 3
 
@@ -93,6 +94,7 @@ RUNS = {
     "long": Run(frames=18, options=(("use_long_term", True),)),
     "addel_fixed": Run(story="add and delete"),
     "dellast": Run(story="add and delete", delete=9),
+    "flip": Run(frames=5, options=(("mem_every", 2),), flip=True),
     "resize": Run(frames=5, size=(137, 181), options=(("mem_every", 2), ("max_internal_size", 96)), stride=5),
     "soft": Run(frames=8, options=(("max_mem_frames", 2),), story="soft"),
     "stagger": Run(frames=13, options=(("mem_every", 10),)),

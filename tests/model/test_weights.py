@@ -168,9 +168,11 @@ def test_digests_are_whole_and_licences_are_those_that_were_published(name: str)
     file = CATALOGUE[name]
     algorithm, known = file.digest
     assert re.fullmatch({"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}"}[algorithm], known) or file.stated_by_hub
-    assert file.stated_by_hub == name.endswith("-mae")
+    assert file.stated_by_hub == name.endswith(("-mae", "-imagenet"))
     if name.endswith("-mae") or name in ("depth-anything-v2-large", "depth-anything-v2-base"):
         assert file.licence == "CC BY-NC 4.0"
+    elif name.endswith("-imagenet"):
+        assert file.licence == "BSD-3-Clause"
     else:
         assert file.licence == ("MIT" if name.startswith("cutie") else "Apache-2.0")
 

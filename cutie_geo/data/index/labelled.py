@@ -34,9 +34,11 @@ from cutie_geo.data.index.records import (
     LabelledVideo,
     Values,
     frame_files,
+    is_plain,
     mask_files,
     mismatch,
     no_frames,
+    some,
     subfolders,
 )
 from cutie_geo.data.masks import read_labels
@@ -47,6 +49,7 @@ CLASSES = 124
 """Of VSPW and VIPSeg alike."""
 STATIC_SETS = {"fss": 1, "DUTS-TR": 1, "DUTS-TE": 1, "ecssd": 1, "BIG_small": 5, "HRSOD_small": 5}
 """Folders of still images, and how often one epoch shows each image. Source: the training configuration of Cutie."""
+NO_PAIR = "no image with a mask, wanted <name>.jpg and <name>.png side by side, or images/<name>.* and masks/<name>.png"
 
 Masked = Literal["every frame", "some frames", "none"]
 
@@ -203,22 +206,37 @@ def strange_classes(present: list[int], values: Values) -> list[int]:
 
 
 # ------------------------------------------------------------------------------------------------------------- images
-def index_static(root: Path) -> list[ImagePair]:
-    """Still images with the mask of one object, from those of STATIC_SETS that are in `root` or its folder `static`.
+def index_static(root: Path, sets: Iterable[str] = ()) -> list[ImagePair]:
+    """Still images with the masks of their objects, from folders in `root` or in its folder `static`.
 
-    An image without a mask is left out. Raises ValueError if there is no set, and where two files share a name.
+    sets: names of these folders, any; none: those of STATIC_SETS that are there. An image without a mask is left out.
+    Raises ValueError if there is no set, if one that is named isn't there or has no pair, and where two files share a
+    name.
     """
-    home = static_home(root)
+    sets = tuple(sets)
+    home = _home_of(root, sets) if sets else static_home(root)
     pairs = []
-    for name in static_sets(home):
-        images, masks = static_files(home / name)
-        pairs += [
-            ImagePair(f"{name}/{stem}", image, masks[stem], STATIC_SETS[name])
-            for stem, image in images.items()
-            if stem in masks
-        ]
-    require(bool(pairs), f"{home}: no image with a mask, wanted <name>.jpg and <name>.png side by side")
+    for name in sets or static_sets(home):
+        found = _pairs(home, name)
+        require(bool(found) or not sets, f"{home / name}: {NO_PAIR}")
+        pairs += found
+    require(bool(pairs), f"{home}: {NO_PAIR}")
     return pairs
+
+
+def _home_of(root: Path, sets: tuple[str, ...]) -> Path:
+    """The folder that holds all of `sets`: the root or its folder `static`. Raises ValueError if neither does."""
+    for home in (root, root / "static"):
+        if all(is_plain(name) and (home / name).is_dir() for name in sets):
+            return home
+    there = subfolders(root / "static") or subfolders(root)
+    raise ValueError(f"{root}: wanted the folders {', '.join(sets)} there or in static; there are {some(there)}")
+
+
+def _pairs(home: Path, name: str) -> list[ImagePair]:
+    images, masks = static_files(home / name)
+    times = STATIC_SETS.get(name, 1)
+    return [ImagePair(f"{name}/{stem}", images[stem], masks[stem], times) for stem in images if stem in masks]
 
 
 def static_home(root: Path) -> Path:
@@ -236,10 +254,14 @@ def static_sets(home: Path) -> list[str]:
 
 
 def static_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and masks of a set by their path in it without suffix: those in `folder`, and in the folders in it.
+    """Images and masks of a set by their path in it without suffix.
 
-    Raises ValueError where two images share a name.
+    Where the set has the folders `images` and `masks`, these hold files of equal stems, images of any format. Else
+    images that are no PNG lie beside their masks, in `folder` and in the folders in it. Raises ValueError where two
+    images share a name.
     """
+    if (folder / "images").is_dir() and (folder / "masks").is_dir():
+        return frame_files(folder / "images"), mask_files(folder / "masks")
     images: dict[str, Path] = {}
     masks: dict[str, Path] = {}
     for inner in ("", *subfolders(folder)):

@@ -1,0 +1,351 @@
+"""Train a model, stage by stage: `accelerate launch train.py --stage 1`, then `--stage 2`."""
+
+import argparse
+import hashlib
+import logging
+import shlex
+from contextlib import closing
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, GradScalerKwargs, InitProcessGroupKwargs, set_seed
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from cutie_geo.commands.infer import versions
+from cutie_geo.commands.training_run import (
+    TRACKERS,
+    RunFolder,
+    TrainingRun,
+    code_version,
+    resolved,
+    start_trackers,
+    tracker_names,
+)
+from cutie_geo.commands.validation import Validation
+from cutie_geo.config import (
+    TrainConfig,
+    build,
+    read_yaml,
+    require,
+    split_overrides,
+    stage_names,
+    train_config,
+)
+from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, fingerprint
+from cutie_geo.model.encoder import FusedEncoder
+from cutie_geo.model.feature_cache import FeatureCache
+from cutie_geo.model.load import load_model, resolve_precision
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.model.saving import save_checkpoint
+from cutie_geo.structures import ClipBatch
+from cutie_geo.training.draws import generators
+from cutie_geo.training.losses import batch_losses
+from cutie_geo.training.optimiser import MovingAverage, build_optimiser, groups
+from cutie_geo.training.plan import make_plan
+from cutie_geo.training.stage import prepare, unreached
+from cutie_geo.training.state import (
+    TrainState,
+    load_trained,
+    offered_weights,
+    read_state,
+    require_same,
+    restore,
+)
+from cutie_geo.training.unroll import unroll
+
+log = logging.getLogger(__name__)
+
+HELP = "train a model, stage by stage"
+RESUMES = True
+FIRST_SCALE = 8192.0
+"""Of gradients in fp16. Source: Cutie specification, section 8.1."""
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for each other: one of them reads files, saves and validates."""
+PROBE_SIDE = 64
+"""Pixels of the clip that finds out which weights the features need."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is trained, on what, from where, and what is kept of it."""
+    what = parser.add_argument_group("what to train")
+    what.add_argument("--stage", help=f"0, 1, 2, or one of {', '.join(stage_names())}")
+    what.add_argument("--config", type=Path, help="a YAML file: a stage of its own, or laid over that of --stage")
+    what.add_argument("--model", help="a preset or a YAML file (default: the stage's)")
+    what.add_argument(
+        "--weights",
+        default="auto",
+        help="what training starts from: auto (the stage before, else the published encoders), encoders, none "
+        "(random), or a checkpoint",
+    )
+    what.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds the data sets")
+
+    where = parser.add_argument_group("what is kept")
+    where.add_argument("--output", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+    where.add_argument(
+        "--resume",
+        default="auto",
+        help="auto (go on where a run in the same folder stopped), never (an error if there is one), or a checkpoint",
+    )
+    where.add_argument("--tracker", choices=TRACKERS, default="auto", help="where scalars and pictures go to")
+    where.add_argument("--group", default="", help="name that several runs share in W&B")
+
+    how = parser.add_argument_group("how")
+    how.add_argument("--dry-run", action="store_true", help="print the plan; needs neither data nor weights")
+    how.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: what accelerate finds")
+    how.add_argument("--processes", type=int, help="of --dry-run: how many are planned for (default: those there are)")
+    how.add_argument("--workers", type=int, default=4, help="processes that draw clips, for each that trains")
+    how.add_argument("--cpu-threads", type=int, help="threads that compute on the CPU")
+    how.add_argument("--compile", action="store_true", help="compile the network: a slow start, then faster")
+    how.add_argument(
+        "--cache-features", type=Path, metavar="DIR", help="keep what frozen encoders say of each frame on disk"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="any setting, such as steps=1000 or encoder.geometry=none"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; return the exit status: 0 when the last step is done, 130 or 143 when asked to stop before."""
+    if args.cpu_threads is not None:
+        require(args.cpu_threads >= 1, f"--cpu-threads: got {args.cpu_threads}, wanted 1 or more")
+        torch.set_num_threads(args.cpu_threads)
+    require(args.workers >= 0, f"--workers: got {args.workers}, wanted 0 or more")
+    config = configuration(args)
+    names = tracker_names(args.tracker)
+    accelerator = _accelerator(args, config, names)
+    try:
+        return _dry_run(args, config, accelerator) if args.dry_run else _train(args, config, accelerator)
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def configuration(args: argparse.Namespace) -> TrainConfig:
+    """The stage meant. Raises ValueError for arguments that name none, or make no sense."""
+    stray = [item for item in args.overrides if "=" not in item]
+    require(not stray, f"{' '.join(stray)}: wanted an option such as --stage before it, or key=value")
+    require(args.stage is not None or args.config is not None, "wanted --stage or --config")
+    changes: dict[str, Any] = {} if args.model is None else {"model": args.model}
+    if args.stage is None:
+        return train_config(str(args.config), args.overrides, changes)
+    name = f"stage{args.stage}" if args.stage.isdecimal() else args.stage
+    require(name in stage_names(), f"--stage: got {args.stage}, wanted 0, 1, 2 or one of {', '.join(stage_names())}")
+    laid_over = {} if args.config is None else read_yaml(args.config)
+    return train_config(name, args.overrides, laid_over | changes)
+
+
+def _accelerator(args: argparse.Namespace, config: TrainConfig, trackers: list[str]) -> Accelerator:
+    """accelerate, which owns devices, processes and half precision's scaling. Raises ValueError for fp16 on a CPU."""
+    cpu = args.device == "cpu" or not torch.cuda.is_available()
+    require(
+        config.precision != "fp16" or not cpu or args.dry_run, "precision: got fp16 on a CPU, wanted auto, bf16 or fp32"
+    )
+    folder = RunFolder(run_root(args, config))
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="fp16"
+        if config.precision == "fp16" and not cpu
+        else "no",  # bf16 is the network's own business
+        log_with=trackers or None,  # type: ignore[arg-type]
+        project_dir=str(folder.root),
+        kwargs_handlers=[
+            GradScalerKwargs(init_scale=FIRST_SCALE),
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
+    )
+
+
+def run_root(args: argparse.Namespace, config: TrainConfig) -> Path:
+    """The folder of this run."""
+    return args.output / Path(config.model).stem / config.stage
+
+
+# ---------------------------------------------------------------------------------------------------------------- plan
+def _dry_run(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator) -> int:
+    processes = args.processes or accelerator.num_processes
+    parts = processes * config.accumulate
+    require(config.batch % parts == 0, f"batch: got {config.batch}, wanted a multiple of {parts} parts")
+    precision = "bf16" if config.precision == "auto" else config.precision
+    level = logging.getLogger("cutie_geo.model.load").level
+    logging.getLogger("cutie_geo.model.load").setLevel(logging.ERROR)  # random weights are no news here
+    model = load_model(config.model, "none", "cpu", "fp32", _model_options(args, config, with_files=False))
+    logging.getLogger("cutie_geo.model.load").setLevel(level)
+    model.precision = resolve_precision(precision, torch.device("cpu"))
+    if accelerator.is_main_process:
+        print("\n".join(make_plan(model, config, processes).lines()))
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+def _train(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator) -> int:
+    folder = RunFolder(run_root(args, config))
+    checkpoint = _checkpoint(args, folder)
+    content = None if checkpoint is None else read_state(checkpoint)
+    if content is not None and checkpoint is not None:
+        require_same(content["config"], config, checkpoint)
+    if content is not None and content["step"] >= config.steps and (folder.final / "config.json").is_file():
+        if accelerator.is_main_process:
+            print(f"{config.stage}: all {config.steps} steps are done; the model is in {folder.final}")
+        return 0
+    dataset = ClipDataset(build_sources(config.data, config.clips, args.data_root), config.clips, config.seed)
+    validation = Validation(config.validation, args.data_root) if config.validation.every else None
+    first_step = 0 if content is None else content["step"]
+    batches = clip_loader(
+        dataset, batch=config.batch, total_steps=config.steps, first_step=first_step, accumulate=config.accumulate,
+        process=accelerator.process_index, processes=accelerator.num_processes, workers=args.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )  # fmt: skip
+    set_seed(config.seed)
+    model = _model(args, config, accelerator, checkpoint)
+    state = _state(config, model)
+    run = TrainingRun(config, accelerator, folder, validation, state)
+    stage = prepare(config, accelerator, state, run)
+    if content is not None and checkpoint is not None:
+        restore(state, content, checkpoint)
+        run.bar.update(state.step - run.bar.n)
+    facts = _facts(args, config, model, dataset, accelerator)
+    if accelerator.is_main_process:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        folder.write_config(config, facts)
+        folder.forget_after(state.step)
+        if checkpoint is not None:
+            log.warning("going on from step %d (%s)", state.step, checkpoint)
+    start_trackers(accelerator, folder, resolved(config, model) | {"run": facts}, args.group)
+    with closing(batches), run.bar, logging_redirect_tqdm(), run.stop.listening():  # type: ignore[type-var]
+        done = stage.train(batches) if state.step < config.steps else True
+    if accelerator.is_main_process and done:
+        with offered_weights(state):
+            save_checkpoint(model, folder.final)
+        print(f"{config.stage}: {config.steps} steps done; the model is in {folder.final}")
+    accelerator.end_training()
+    if not done and accelerator.is_main_process:
+        print(f"stopped and saved at step {state.step} of {config.steps}; the same command goes on there")
+    return 0 if done else run.stop.status or 143
+
+
+def _checkpoint(args: argparse.Namespace, folder: RunFolder) -> Path | None:
+    """Where to go on from. Raises ValueError for a run that is in the way, and for a checkpoint that isn't there."""
+    latest = folder.checkpoints().latest()
+    if args.resume == "auto":
+        return latest
+    if args.resume == "never":
+        require(latest is None, f"{folder.root}: a run with a checkpoint is here; wanted --resume auto, or --output")
+        return None
+    path = Path(args.resume).expanduser()
+    require(path.is_dir(), f"--resume: no folder {path}, wanted auto, never or a checkpoint")
+    return path
+
+
+def _model_options(args: argparse.Namespace, config: TrainConfig, with_files: bool = True) -> list[str]:
+    """Changes of the preset, and the files that parts start from."""
+    files = [item for item in split_overrides(args.overrides)[0] if item.startswith("weights.")]
+    return [*config.model_options, *(files if with_files else [])]
+
+
+def _model(
+    args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator, checkpoint: Path | None
+) -> CutieGeo:
+    """The network at the start, or at a checkpoint. Raises ValueError for weights that aren't there or don't fit."""
+    half = resolve_precision(config.precision, accelerator.device)
+    precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[half]
+    options = _model_options(args, config)
+    with accelerator.main_process_first():  # one downloads, the others find it there
+        if checkpoint is not None:
+            files = [item for item in options if item.startswith(("weights.vision", "weights.geometry"))]
+            model = load_trained(checkpoint, accelerator.device, precision, files)
+        else:
+            model = load_model(config.model, _weights(args, config), accelerator.device, precision, options)
+    multiple = model.multiple
+    require(config.clips.crop % multiple == 0, f"clips.crop: got {config.clips.crop}, wanted a multiple of {multiple}")
+    for name in unreached(model, partial(_probe, model, config)):
+        model.get_parameter(name).requires_grad_(False)
+        log.info("%s: not needed for features, stays as it is", name)
+    if args.cache_features is not None:
+        _cache_features(model, config, args.cache_features)
+    if args.compile:
+        model.compile_parts()
+    return model
+
+
+def _weights(args: argparse.Namespace, config: TrainConfig) -> str:
+    """What training starts from, as `load_model` takes it. Raises ValueError if the stage before isn't finished."""
+    if args.weights != "auto" or not config.after:
+        return "encoders" if args.weights == "auto" else args.weights
+    before = run_root(args, build(TrainConfig, {**vars(config), "stage": config.after})) / "final"
+    require(
+        (before / "config.json").is_file(),
+        f"{config.stage} starts from the weights of {config.after}, which aren't in {before}; wanted that stage first, "
+        "--weights CHECKPOINT, or --weights encoders to start without",
+    )
+    return str(before)
+
+
+def _probe(model: CutieGeo, config: TrainConfig) -> torch.Tensor:
+    """The loss of a small clip of noise: it has a gradient for every weight that training reaches."""
+    draws = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, 3, PROBE_SIDE, PROBE_SIDE, generator=draws).to(model.device)
+    labels = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, dtype=torch.long, device=model.device)
+    labels[:, :, 16:48, 16:48] = 1
+    batch = ClipBatch(images, labels, torch.tensor([1]), torch.tensor([0]), ("probe",))
+    with model.autocast():
+        said = unroll(model, batch, config.unroll, [True] * 3)
+    losses, _ = batch_losses(said, batch, config.loss, generators([0], model.device))
+    return losses["total"]
+
+
+def _state(config: TrainConfig, model: CutieGeo) -> TrainState:
+    found = groups(model, config.optimiser)
+    optimiser = build_optimiser(found, config.optimiser, model.precision != torch.float32)
+    state = TrainState(model, optimiser)
+    if config.optimiser.ema:
+        state.average = MovingAverage(state.trained(), config.optimiser.ema)
+    return state
+
+
+def _cache_features(model: CutieGeo, config: TrainConfig, folder: Path) -> None:
+    """Raises ValueError where no frame ever comes twice, or nothing is frozen."""
+    encoder = model.encoder
+    frozen = isinstance(encoder, FusedEncoder) and bool(encoder.frozen)
+    require(frozen, f"--cache-features: {config.model} has no frozen encoder")
+    fixed = config.clips.video.kind == "none" and all(s.name not in ("static", "rendered") for s in config.data)
+    require(fixed, "--cache-features: clips are varied at random, so no frame comes twice; wanted clips.video.kind=none "
+                   "and data sets of videos")  # fmt: skip
+    require(
+        config.clips.merge_probability == 0, "--cache-features: wanted clips.merge_probability=0, for the same reason"
+    )
+    assert isinstance(encoder, FusedEncoder)
+    encoder.cache = FeatureCache(folder)
+    for part in encoder.frozen:
+        encoder.cache_owners[part] = f"{part}-{_weights_digest(encoder.part(part))[:16]}"
+
+
+def _weights_digest(part: torch.nn.Module) -> str:
+    hasher = hashlib.sha256()
+    for name, tensor in part.state_dict().items():
+        hasher.update(name.encode() + str(tensor.dtype).encode())
+        hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def _facts(
+    args: argparse.Namespace, config: TrainConfig, model: CutieGeo, dataset: ClipDataset, accelerator: Accelerator
+) -> dict[str, Any]:
+    """What else decides what comes of a run."""
+    program, *arguments = args.command_line
+    return {
+        "command": f"{program} {shlex.join(arguments)}".rstrip(),
+        "code": code_version(),
+        "versions": versions(),
+        "processes": accelerator.num_processes,
+        "device": str(accelerator.device),
+        "precision": str(model.precision).removeprefix("torch."),
+        "data": {"items": len(dataset), "sources": [fingerprint(source) for source in dataset.sources]},
+        "frozen": {part: file._asdict() for part, file in model.frozen_files.items()},
+        "started_from": "" if model.loaded_from is None else str(model.loaded_from),
+    }

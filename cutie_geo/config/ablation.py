@@ -1,0 +1,137 @@
+"""A table of a paper as a file: its rows, what each is trained and run with, and the figures that it should reach."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cutie_geo.config.loading import build, read_yaml, require
+
+PUBLISHED = "published"
+"""As a row's weights: what the model was published with."""
+SHARED = ("model", "stages", "options", "weights", "checkpoint")
+"""What a row doesn't say for itself when it takes the weights of another."""
+
+
+@dataclass(frozen=True)
+class PaperScores:
+    """What a paper says of a row, in percent."""
+
+    j_and_f: float
+    j: float
+    f: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            require(0 <= value <= 100, f"{name}: got {value}, wanted 0 to 100")
+
+    def named(self) -> dict[str, float]:
+        """By the names that reports have for them."""
+        return {"J&F": self.j_and_f, "J": self.j, "F": self.f}
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One row of the table: where its weights come from, and how they are run."""
+
+    name: str
+    paper: PaperScores
+    model: str = ""
+    """A preset or a YAML file. Empty: that of the table."""
+    stages: tuple[str, ...] | None = None
+    """Trained one after the other. None: those of the table; an empty list: nothing is trained."""
+    options: tuple[str, ...] = ()
+    """key=value for the row's trainings, after the table's."""
+    weights: str = ""
+    """What its first stage starts from, as `train --weights` takes it, or `published`. Without stages: what is run."""
+    checkpoint: str = ""
+    """A trained model's folder, instead of training."""
+    same_weights_as: str = ""
+    """The row whose weights are run in another way."""
+    infer: tuple[str, ...] = ()
+    """Options of `infer`, after the table's."""
+
+    def __post_init__(self) -> None:
+        require(bool(slug(self.name)), f"name: got {self.name!r}, wanted letters or digits in it")
+        given = [name for name in SHARED if getattr(self, name) not in ("", (), None)]
+        if self.same_weights_as:
+            require(not given, f"{self.name}: got same_weights_as with {', '.join(given)}, wanted one or the other")
+        if self.checkpoint:
+            others = [name for name in given if name != "checkpoint"]
+            require(not others, f"{self.name}: got checkpoint with {', '.join(others)}, wanted one or the other")
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """A table: what all of its rows share, and the rows."""
+
+    title: str
+    dataset: str
+    """As of `infer --dataset`."""
+    model: str
+    """A preset or a YAML file."""
+    rows: tuple[AblationRow, ...]
+    protocol: str = "davis2017"
+    """As of `evaluate --protocol`."""
+    truth: str | tuple[str, ...] = ()
+    """Folders of all true masks under the data root; the first that is there counts. Empty: the one with the masks that
+    `infer` is given."""
+    submission: Literal["none", "zip", "container"] = "none"
+    """Where the true masks aren't public: what is made instead of scores, a server's zip file or VISOR's container."""
+    stages: tuple[str, ...] = ()
+    """Stages of training, or YAML files of such, one after the other for each row."""
+    options: tuple[str, ...] = ()
+    """key=value for every training."""
+    infer: tuple[str, ...] = ()
+    """Options of `infer` for every row."""
+    note: str = ""
+    """What a reader of the table should know."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.rows), "rows: got none, wanted at least one")
+        for what, names in (("names", [r.name for r in self.rows]), ("folders", [slug(r.name) for r in self.rows])):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            require(not twice, f"rows: {', '.join(twice)} more than once, wanted different {what}")
+        for row in self.rows:
+            if row.same_weights_as:
+                known = [r.name for r in self.rows if not r.same_weights_as]
+                wanted = f"{row.name}: same_weights_as: got {row.same_weights_as}, wanted one of {', '.join(known)}"
+                require(row.same_weights_as in known, wanted)
+            for field in ("options", "infer"):
+                require(all(item.strip() for item in getattr(row, field)), f"{row.name}: {field}: got an empty item")
+        for item in (*self.options, *(item for row in self.rows for item in row.options)):
+            require("=" in item, f"options: got {item!r}, wanted key=value")
+
+    def row(self, name: str) -> AblationRow:
+        """The row of a name. Raises ValueError if there is none."""
+        found = [row for row in self.rows if row.name == name]
+        require(bool(found), f"no row {name!r}, wanted one of {', '.join(row.name for row in self.rows)}")
+        return found[0]
+
+
+def slug(name: str) -> str:
+    """A row's name as the name of a folder.
+
+    >>> slug("+ depth + post (MS 1.2)")
+    'depth-post-ms-1.2'
+    """
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
+
+
+def read_ablation(path: Path) -> AblationConfig:
+    """The table in a YAML file. Raises ValueError that names the file and the place for anything wrong."""
+    content = read_yaml(path)
+    rows = content.get("rows")
+    if isinstance(rows, list):
+        content["rows"] = [_with_scores(row) if isinstance(row, Mapping) else row for row in rows]
+    return build(AblationConfig, content, str(path))
+
+
+def _with_scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose figures have names that a dataclass can have."""
+    fields = {"J&F": "j_and_f", "J": "j", "F": "f"}
+    paper = row.get("paper")
+    renamed = {fields.get(name, name): value for name, value in paper.items()} if isinstance(paper, Mapping) else paper
+    return {**row, **({"paper": renamed} if "paper" in row else {})}

@@ -1,0 +1,275 @@
+"""Where clips come from: labelled videos, still images that are moved about, and rendered scenes."""
+
+import bisect
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Integer, UInt8
+from torch import Tensor
+
+from cutie_geo.config import ClipConfig, require
+from cutie_geo.data.clips.augment import StillAugment, VideoAugment
+from cutie_geo.data.clips.footage import FileFootage, Footage, RenderedFootage, UnusableFile, read_still
+from cutie_geo.data.clips.merge import first_ids, paste
+from cutie_geo.data.clips.sampling import draw_opening, largest_skip
+from cutie_geo.data.clips.warp import Affine, Image, Labels
+from cutie_geo.data.index import ImagePair, LabelledVideo
+from cutie_geo.data.render import SceneConfig
+
+__all__ = ["ClipSource", "ImageSource", "RenderedSource", "UnusableFile", "VideoClip", "VideoSource"]
+
+log = logging.getLogger(__name__)
+
+STARTS = 5
+"""Frames of a video that a clip is tried from. Source: Cutie specification, section 8.2.2."""
+ITEMS = 20
+"""Items that are tried for a clip whose first frame shows an object, before one without is taken."""
+SCENES = 5
+"""Seeds that are tried for a scene that shows all its objects, which nearly every one does."""
+HELD_OUT_SEEDS = 10_000
+"""Rendered scenes with seeds below this are never trained on."""
+SPREAD = 4
+"""Length of a rendered scene, in clips: room for skips."""
+
+
+class VideoClip(NamedTuple):
+    """What a source draws."""
+
+    images: UInt8[Tensor, "T 3 H W"]
+    """RGB."""
+    labels: Integer[Tensor, "T H W"]
+    """Ids, the same in all frames; 0 is all else."""
+    name: str
+    """Enough to find its frames."""
+
+
+@runtime_checkable
+class ClipSource(Protocol):
+    """A data set as clips."""
+
+    merges: bool
+    """Whether objects of one clip are pasted into another; a source may see to that itself."""
+
+    def __len__(self) -> int:
+        """Items that one epoch lists."""
+        ...
+
+    def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
+        """A clip of item `item` when the share `progress` of the training is done; another draw, another clip.
+
+        Depends on nothing but its arguments and the files. Raises UnusableFile naming one that can't be used.
+        """
+        ...
+
+    def contents(self) -> list[str]:
+        """What it draws from, a line each: two sources with equal contents draw alike."""
+        ...
+
+
+# -------------------------------------------------------------------------------------------------------------- videos
+class VideoSource:
+    """Clips of labelled videos; an item is a frame that has a mask, and is part of its clip.
+
+    Where no clip shows an object in its first frame, another item is taken.
+    """
+
+    merges = True
+
+    def __init__(
+        self, videos: Sequence[LabelledVideo], config: ClipConfig, frame_interval: int = 1, name: str = "videos"
+    ) -> None:
+        """Videos with a problem are left out with a warning, short ones as `config.short_videos` says.
+
+        Raises ValueError if none is left.
+        """
+        self.config, self.frame_interval, self.name = config, frame_interval, name
+        self.videos = _usable(videos, config, name)
+        self._ends = list(accumulate(len(video.masks) for video in self.videos))
+        self._augment = VideoAugment(config.video, config.crop)
+        self._shows: dict[Path, bool] = {}
+
+    def __len__(self) -> int:
+        """Masked frames."""
+        return self._ends[-1]
+
+    def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
+        """A clip that the frame `item` is part of. Raises UnusableFile."""
+        skip = largest_skip(self.config, progress, self.frame_interval)
+        for _ in range(ITEMS):
+            video, start = self._place(item)
+            footage = FileFootage(video, self.name, self._shows)
+            choice = choose(footage, start, skip, self.config, self._augment, rng)
+            if choice is not None:
+                break
+            item = rng.randrange(len(self))
+        else:
+            choice = choose_any(footage, start, skip, self.config, self._augment, rng)
+        return take(footage, *choice, self._augment, rng)
+
+    def contents(self) -> list[str]:
+        """Its videos, each with the number of its frames that have masks."""
+        return [f"{self.name}/{video.name}: {len(video.masks)} of {len(video.frames)}" for video in self.videos]
+
+    def _place(self, item: int) -> tuple[LabelledVideo, int]:
+        """The video of an item, and which of its masked frames it is."""
+        index = bisect.bisect_right(self._ends, item)
+        return self.videos[index], item - (self._ends[index - 1] if index else 0)
+
+
+def _usable(videos: Sequence[LabelledVideo], config: ClipConfig, name: str) -> list[LabelledVideo]:
+    """The videos without problems that are long enough. Raises ValueError if there is none."""
+    sound = [video for video in videos if video.problem is None]
+    for video in videos:
+        if video.problem is not None:
+            log.warning("%s: left out: %s", video.name, video.problem)
+    least = config.length if config.short_videos == "drop" else 1
+    usable = [video for video in sound if len(video.masks) >= least]
+    problems, short = len(videos) - len(sound), len(sound) - len(usable)
+    if short:
+        log.warning("%s: %d of %d videos left out, with fewer than %d masks", name, short, len(videos), least)
+    require(
+        bool(usable),
+        f"{name}: no usable video among {len(videos)}: {problems} with problems, {short} with fewer than {least} masks",
+    )
+    return usable
+
+
+def choose(
+    footage: Footage, start: int, skip: int, config: ClipConfig, augment: VideoAugment, rng: random.Random
+) -> tuple[list[int], Affine] | None:
+    """Frames, and a view in which the first of them shows an object; None if a few starts have none.
+
+    The first start is `start`, the others are random.
+    """
+    for begin in _starts(start, footage.frames, rng):
+        times = draw_opening(footage.frames, begin, config, skip, footage.shows_object, rng)
+        if times is not None:
+            view, shows = augment.view(footage.labels(times[0]), rng)
+            if shows:
+                return times, view
+    return None
+
+
+def _starts(start: int, frames: int, rng: random.Random) -> Iterator[int]:
+    yield start
+    for _ in range(STARTS - 1):
+        yield rng.randrange(frames)
+
+
+def choose_any(
+    footage: Footage, start: int, skip: int, config: ClipConfig, augment: VideoAugment, rng: random.Random
+) -> tuple[list[int], Affine]:
+    """Frames and a view, whether or not they show an object."""
+    times = draw_opening(footage.frames, start, config, skip, lambda _: True, rng)
+    assert times is not None
+    return times, augment.view(footage.labels(times[0]), rng)[0]
+
+
+def take(footage: Footage, times: list[int], view: Affine, augment: VideoAugment, rng: random.Random) -> VideoClip:
+    """The frames `times` as clip. Raises UnusableFile where one can't be read or has another size."""
+    images, labels = read_frames(footage, times)
+    return VideoClip(*augment.apply(images, labels, view, rng), footage.describe(times))
+
+
+def read_frames(footage: Footage, times: list[int]) -> tuple[list[Image], list[Labels]]:
+    """Images and masks of `times`, a frame that is there twice read once. Raises UnusableFile."""
+    read: dict[int, tuple[Image, Labels]] = {}
+    for time in times:
+        if time not in read:
+            labels = footage.labels(time)
+            footage.require_fit(labels, time)
+            read[time] = footage.image(time), labels
+    return [read[time][0] for time in times], [read[time][1] for time in times]
+
+
+# ------------------------------------------------------------------------------------------------------------ rendered
+class RenderedSource:
+    """Clips of rendered scenes. Each draw is a scene of its own, with a seed from `HELD_OUT_SEEDS` on."""
+
+    merges = True
+
+    def __init__(self, clips: int, config: ClipConfig, scene: SceneConfig | None = None) -> None:
+        """`clips` items; size and length of `scene` are set here."""
+        self.clips, self.config = clips, config
+        frames = SPREAD * config.length
+        self.scene = scene_for(config, scene or SceneConfig(cycle=frames))
+        self._augment = VideoAugment(config.video, config.crop)
+
+    def __len__(self) -> int:
+        """As many as asked for: scenes never run out."""
+        return self.clips
+
+    def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
+        """A clip of a new scene. Raises ValueError for a scene config under which objects don't show."""
+        skip = largest_skip(self.config, progress, 1)
+        for _ in range(ITEMS):
+            footage = self._scene(rng)
+            start = rng.randrange(footage.frames)
+            choice = choose(footage, start, skip, self.config, self._augment, rng)
+            if choice is not None:
+                break
+        else:
+            choice = choose_any(footage, start, skip, self.config, self._augment, rng)
+        return take(footage, *choice, self._augment, rng)
+
+    def contents(self) -> list[str]:
+        """What scenes are like."""
+        return [f"rendered: {self.scene}"]
+
+    def _scene(self, rng: random.Random) -> RenderedFootage:
+        for _ in range(SCENES - 1):
+            try:
+                return RenderedFootage(HELD_OUT_SEEDS + rng.getrandbits(48), self.scene)
+            except ValueError as error:
+                log.info("another scene is drawn: %s", error)
+        return RenderedFootage(HELD_OUT_SEEDS + rng.getrandbits(48), self.scene)
+
+
+def scene_for(config: ClipConfig, scene: SceneConfig) -> SceneConfig:
+    """`scene` at the size and length that clips are cut from."""
+    return replace(scene, height=config.crop, width=config.crop, frames=SPREAD * config.length)
+
+
+# -------------------------------------------------------------------------------------------------------- still images
+class ImageSource:
+    """Clips made of still images, whose objects are pasted into one another where a sample may show several."""
+
+    merges = False
+
+    def __init__(self, pairs: Sequence[ImagePair], config: ClipConfig) -> None:
+        """Raises ValueError if there is no pair."""
+        require(bool(pairs), "still images: got none, wanted at least one with a mask")
+        self.pairs = [pair for pair in pairs for _ in range(pair.times)]
+        self.config = config
+        self._augment = StillAugment(config.image, config.crop)
+
+    def __len__(self) -> int:
+        """Images, each as often as its pair says."""
+        return len(self.pairs)
+
+    def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
+        """A clip of image `item`, with objects of up to `max_objects - 1` others over it. Raises UnusableFile.
+
+        Others are clips of their own before they are pasted, so that objects move against each other.
+        """
+        images, labels, name = self._moved(self.pairs[item], rng)
+        for _ in range(rng.randrange(self.config.max_objects)):
+            if len(first_ids(labels)) >= self.config.max_objects:
+                break
+            other = self._moved(self.pairs[rng.randrange(len(self))], rng)
+            images, labels = paste(images, labels, other.images, other.labels)
+            name = f"{name} + {other.name}"
+        return VideoClip(images, labels, name)
+
+    def contents(self) -> list[str]:
+        """Its images, as often as they are listed."""
+        return [pair.name for pair in self.pairs]
+
+    def _moved(self, pair: ImagePair, rng: random.Random) -> VideoClip:
+        image, labels = read_still(pair.image, pair.mask)
+        return VideoClip(*self._augment.apply(image, labels, self.config.length, rng), pair.name)

@@ -1,0 +1,107 @@
+"""How wrong the masks of a clip are: cross-entropy and dice at points, most of them where the network is unsure.
+
+Source: Cutie specification, section 8.4 (the point sampling is PointRend's, Kirillov et al., CVPR 2020).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from cutie_geo.config import LossConfig
+from cutie_geo.structures import ClipBatch
+from cutie_geo.training.unroll import Unrolled
+
+Losses = dict[str, Tensor]
+"""By name, weighted: their sum is `total`."""
+
+
+def batch_losses(
+    said: Unrolled, batch: ClipBatch, config: LossConfig, draws: Sequence[torch.Generator]
+) -> tuple[Losses, Float[Tensor, "B"]]:
+    """The losses of a batch, means over its clips, and the total of each clip. `draws` are one generator a clip."""
+    clips = [clip_losses(said, batch, index, config, draws[index]) for index in range(len(batch.num_objects))]
+    totals = torch.stack([torch.stack(list(losses.values())).sum() for losses in clips])
+    means = {name: torch.stack([losses[name] for losses in clips]).mean() for name in clips[0]}
+    return means | {"total": totals.mean()}, totals
+
+
+def clip_losses(said: Unrolled, batch: ClipBatch, index: int, config: LossConfig, draws: torch.Generator) -> Losses:
+    """The losses of clip `index`, without slots that it has no object for."""
+    channels = int(batch.num_objects[index]) + 1
+    truth = _channels(batch.labels[index, 1:], channels)
+    queries = said.query_logits[index, :, :channels].unbind(2)
+    parts = [
+        ("mask", said.logits[index, :, :channels], 1.0),
+        ("sensory", said.sensory_logits[index, :, :channels], config.sensory_weight),
+        *((f"query{level}", logits, config.query_weight) for level, logits in enumerate(queries)),
+    ]
+    losses: Losses = {}
+    for name, logits, weight in parts:
+        cross_entropy, dice = point_losses(logits.float(), truth, config, draws)
+        losses |= {f"{name}_ce": weight * cross_entropy, f"{name}_dice": weight * dice}
+    return losses
+
+
+def _channels(labels: Tensor, channels: int) -> Float[Tensor, "S N1 H W"]:
+    """Label maps as one channel a slot, background first; slots beyond `channels` count as background."""
+    known = torch.where(labels < channels, labels, 0).long()
+    return F.one_hot(known, channels).movedim(-1, 1).float()
+
+
+def point_losses(
+    logits: Float[Tensor, "S N1 h w"],
+    truth: Float[Tensor, "S N1 H W"],
+    config: LossConfig,
+    draws: torch.Generator,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Cross-entropy and dice at points drawn by `draws`."""
+    with torch.no_grad():
+        points = uncertain_points(logits, config, draws)
+        wanted = sample(truth, points)
+    given = sample(logits, points)
+    return cross_entropy_loss(given, wanted), dice_loss(given, wanted)
+
+
+def cross_entropy_loss(logits: Float[Tensor, "S N1 K"], truth: Float[Tensor, "S N1 K"]) -> Float[Tensor, ""]:
+    """Against soft targets; summed over frames, mean over points."""
+    return -(truth * F.log_softmax(logits, dim=1)).sum(dim=1).mean(dim=-1).sum()
+
+
+def dice_loss(logits: Float[Tensor, "S N1 K"], truth: Float[Tensor, "S N1 K"]) -> Float[Tensor, ""]:
+    """Of the objects' probabilities; summed over frames, mean over objects."""
+    probs, truth = F.softmax(logits, dim=1)[:, 1:], truth[:, 1:]
+    overlap = 2 * (probs * truth).sum(dim=-1)
+    return (1 - (overlap + 1) / (probs.sum(dim=-1) + truth.sum(dim=-1) + 1)).mean(dim=-1).sum()
+
+
+# ------------------------------------------------------------------------------------------------------------ points
+def uncertain_points(
+    logits: Float[Tensor, "S N1 h w"], config: LossConfig, draws: torch.Generator
+) -> Float[Tensor, "S K 2"]:
+    """Places (x, y) in [0, 1]: the least certain of many, and some from anywhere."""
+    frames, chosen = len(logits), int(config.importance * config.points)
+    many = _anywhere(frames, int(config.oversample * config.points), draws)
+    best = uncertainty(sample(logits, many)).topk(chosen, dim=-1).indices
+    near = many.gather(1, best.unsqueeze(-1).expand(-1, -1, 2))
+    return torch.cat([near, _anywhere(frames, config.points - chosen, draws)], dim=1)
+
+
+def _anywhere(frames: int, count: int, draws: torch.Generator) -> Float[Tensor, "S K 2"]:
+    return torch.rand(frames, count, 2, generator=draws, device=draws.device)
+
+
+def uncertainty(logits: Float[Tensor, "S N1 K"]) -> Float[Tensor, "S K"]:
+    """At most 0, and 0 where two classes are equally likely: of one object its logit, of several the lead of the best
+    over the second."""
+    if logits.shape[1] == 2:
+        return -logits[:, 1].abs()
+    first, second = logits.topk(2, dim=1).values.unbind(1)
+    return second - first
+
+
+def sample(x: Float[Tensor, "S C h w"], points: Float[Tensor, "S K 2"]) -> Float[Tensor, "S C K"]:
+    """`x` at places (x, y) in [0, 1], bilinear between pixel centres, 0 beyond the border."""
+    return F.grid_sample(x, 2 * points.unsqueeze(1) - 1, mode="bilinear", align_corners=False).squeeze(2)

@@ -1,0 +1,100 @@
+"""Which weights learn how fast, and the average of where they have been."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cutie_geo.config import OptimiserConfig
+
+ENCODER = ("encoder.features.", "encoder.vision.", "encoder.geometry.")
+"""Names of the weights of pixel encoders; their fusion is not among them."""
+QUERIES = (
+    "object_transformer.query.weight",
+    "object_transformer.query_position.weight",
+    "object_transformer.summary_to_query.weight",
+    "object_transformer.summary_to_position.weight",
+)
+"""Weights without decay. The last two are no embeddings; that they are here is part of Cutie's recipe."""
+
+
+class Group(NamedTuple):
+    """Weights that learn alike."""
+
+    name: str
+    weights: dict[str, nn.Parameter]
+    factor: float
+    """Their learning rate is that of the rest times this."""
+    decay: float
+
+    @property
+    def count(self) -> int:
+        """Numbers in it."""
+        return sum(weight.numel() for weight in self.weights.values())
+
+
+def groups(model: nn.Module, config: OptimiserConfig) -> list[Group]:
+    """The trained weights of a network. Source: Cutie specification, section 8.1.
+
+    Raises ValueError if there are none.
+    """
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if not trained:
+        raise ValueError("model: no weights to train, all are frozen")
+    encoder = {name: weight for name, weight in trained.items() if name.startswith(ENCODER)}
+    queries = {name: weight for name, weight in trained.items() if name in QUERIES}
+    rest = {name: weight for name, weight in trained.items() if name not in encoder and name not in queries}
+    found = [
+        Group("encoder", encoder, config.encoder_factor, config.weight_decay),
+        Group("queries", queries, 1.0, 0.0),
+        Group("rest", rest, 1.0, config.weight_decay),
+    ]
+    return [group for group in found if group.weights]
+
+
+def build_optimiser(found: Iterable[Group], config: OptimiserConfig, half: bool) -> torch.optim.AdamW:
+    """AdamW over groups; `half` is whether the run is in half precision."""
+    epsilon = config.epsilon if config.epsilon is not None else (1e-6 if half else 1e-8)
+    options = [
+        {
+            "params": list(group.weights.values()),
+            "weight_decay": group.decay,
+            "factor": group.factor,
+            "name": group.name,
+        }
+        for group in found
+    ]
+    return torch.optim.AdamW(options, lr=config.learning_rate, eps=epsilon)
+
+
+def rate_at(step: int, steps: int, config: OptimiserConfig) -> float:
+    """The learning rate of step `step`, counted from 0, of `steps`."""
+    rate = config.learning_rate
+    if config.schedule == "cosine":
+        rate *= (1 + math.cos(math.pi * step / steps)) / 2
+    else:
+        rate /= config.factor ** sum(step >= round(steps * share) for share in config.drops)
+    return rate * min((step + 1) / (config.warm_up + 1), 1)
+
+
+def set_rate(optimiser: Any, rate: float) -> None:
+    """Give every group its share of a learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+class MovingAverage:
+    """The exponential moving average of some weights, kept beside them."""
+
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.average = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Move towards `weights`, faster in the first steps: what it starts from should not linger."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        now = [weights[name].detach() for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)

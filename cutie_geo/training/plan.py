@@ -1,0 +1,141 @@
+"""What a stage will do and need, known before it has seen any data."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from cutie_geo.config import TrainConfig
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.training.draws import reference_frames
+from cutie_geo.training.optimiser import Group, groups, rate_at
+from cutie_geo.training.unroll import one_hot, propagate, unit_range
+
+ADAM_BYTES = 16
+"""For each trained number: itself, its gradient and two moments, all in float32."""
+GIB = 2**30
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes on each device. The encoders' own working memory, and what the allocator wastes, come on top."""
+
+    frozen: int
+    """Weights that are not trained, in the run's precision."""
+    trained: int
+    """Trained weights with gradients, moments and, if there is one, their average."""
+    kept_per_clip: int
+    """What is kept of one clip with the most objects for its gradients."""
+    clips: int
+    """Clips that are kept at a time."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.frozen + self.trained + self.kept_per_clip * self.clips
+
+
+class Plan(NamedTuple):
+    """A stage in numbers."""
+
+    config: TrainConfig
+    processes: int
+    dtype: str
+    groups: list[Group]
+    frozen: dict[str, int]
+    """Numbers of weights that are not trained, by part."""
+    memory: MemoryPlan
+    rates: list[tuple[int, float]]
+    """From which step on the learning rate is what; only the start of each section of a falling curve."""
+
+    @property
+    def clips_at_once(self) -> int:
+        """Clips of one part of a step in one process."""
+        return self.config.batch // (self.processes * self.config.accumulate)
+
+    def lines(self) -> list[str]:
+        """The plan as text."""
+        config, memory = self.config, self.memory
+        sources = ", ".join(f"{source.name} x{source.times}" for source in config.data)
+        trained = sum(group.count for group in self.groups)
+        rows = [
+            f"stage {config.stage}: {config.model} {' '.join(config.model_options)}".rstrip(),
+            f"data: {sources}",
+            f"clips: {config.clips.length} frames of {config.clips.crop}x{config.clips.crop}, "
+            f"at most {config.clips.max_objects} objects; skips "
+            + ", ".join(f"{skip} from {start:.0%}" for start, skip in config.clips.max_skip),
+            f"steps: {config.steps:,} of {config.batch} clips = {self.processes} processes x {config.accumulate} parts x "
+            f"{self.clips_at_once}; {config.steps * config.batch:,} clips in all",
+            f"precision: {self.dtype}; gradients shortened to {config.optimiser.clip_norm:g}",
+            "learning rate: " + ", ".join(f"{rate:.3g} from step {step:,}" for step, rate in self.rates),
+            f"trained: {trained:,} weights",
+            *(
+                f"  {group.name}: {group.count:,}, rate x{group.factor:g}, decay {group.decay:g}"
+                for group in self.groups
+            ),
+            f"frozen: {sum(self.frozen.values()):,} weights",
+            *(f"  {part}: {count:,}" for part, count in self.frozen.items()),
+            f"memory: {memory.total / GIB:.2f} GiB a device (estimate): frozen weights {memory.frozen / GIB:.2f}, "
+            f"trained weights with gradients and moments {memory.trained / GIB:.2f}, kept for gradients "
+            f"{memory.clips} clips x {memory.kept_per_clip / GIB:.2f}; encoders' working memory comes on top",
+        ]
+        return rows
+
+
+def make_plan(model: CutieGeo, config: TrainConfig, processes: int = 1) -> Plan:
+    """The plan of a stage for a network, with its memory counted by a pass of shapes without numbers."""
+    found = groups(model, config.optimiser)
+    trained = sum(group.count for group in found)
+    frozen_bytes = sum(w.numel() * w.element_size() for w in model.parameters() if not w.requires_grad)
+    clips = max(config.batch // (processes * config.accumulate), 1)
+    per_weight = ADAM_BYTES + (4 if config.optimiser.ema else 0)
+    memory = MemoryPlan(frozen_bytes, trained * per_weight, kept_bytes(model, config), clips)
+    dtype = str(model.precision).removeprefix("torch.")
+    return Plan(config, processes, dtype, found, frozen_counts(model), memory, sections(config))
+
+
+def frozen_counts(model: CutieGeo) -> dict[str, int]:
+    """Weights that are not trained, by the two first parts of their names."""
+    counts: dict[str, int] = {}
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            part = ".".join(name.split(".")[:2])
+            counts[part] = counts.get(part, 0) + weight.numel()
+    return counts
+
+
+def sections(config: TrainConfig) -> list[tuple[int, float]]:
+    """Steps at which the learning rate takes a new value, or, where it falls all the time, five of them."""
+    if config.optimiser.schedule == "cosine":
+        steps = [round(config.steps * share / 4) for share in range(4)] + [config.steps - 1]
+    else:
+        steps = [0, *(round(config.steps * share) for share in config.optimiser.drops)]
+    warm = [config.optimiser.warm_up] if config.optimiser.warm_up else []
+    chosen = sorted({step for step in [*steps, *warm] if step < config.steps})
+    return [(step, rate_at(step, config.steps, config.optimiser)) for step in chosen]
+
+
+def kept_bytes(model: CutieGeo, config: TrainConfig) -> int:
+    """Bytes that a forward pass over one clip keeps for its gradients. Nothing is computed: shapes alone go through the
+    network."""
+    slots, clips = config.clips.max_objects, config.clips
+    seen: dict[int, int] = {}
+    held: list[Tensor] = []  # so that no storage's place is given to another while they are counted
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not (tensor.is_leaf and tensor.requires_grad):  # weights are counted elsewhere
+            storage = tensor.untyped_storage()
+            seen[storage._cdata] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    references = [reference_frames(0, clips.length, config.unroll.reference_frames)]
+    kept = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    was_training = model.training
+    model.train()
+    with FakeTensorMode(allow_non_fake_inputs=True), kept, model.autocast():
+        images = unit_range(torch.zeros(1, clips.length, 3, clips.crop, clips.crop, dtype=torch.uint8))
+        masks = one_hot(torch.zeros(1, clips.crop, clips.crop, dtype=torch.uint8), slots)
+        propagate(model, images, masks, torch.ones(1, slots), references, [True] * clips.length, config.unroll)
+    model.train(was_training)
+    return sum(seen.values())

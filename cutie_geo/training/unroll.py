@@ -1,0 +1,167 @@
+"""A clip through the network as in inference, frame by frame, with gradients through all of it.
+
+Source: Cutie specification, section 8.3.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cutie_geo.config import UnrollConfig
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.structures import ClipBatch, FrameFeatures, Memorised, MemoryView
+from cutie_geo.training.draws import reference_frames
+
+
+class Unrolled(NamedTuple):
+    """What the network says about the S = T - 1 frames after the first; background first among the N1 channels."""
+
+    logits: Float[Tensor, "B S N1 H W"]
+    sensory_logits: Float[Tensor, "B S N1 h w"]
+    """From the sensory memory that entered each frame."""
+    query_logits: Float[Tensor, "B S N1 L h w"]
+    """From the object transformer, before its first block and after each."""
+    sensory: Float[Tensor, "B N C h w"]
+    """Sensory memory after the last frame."""
+
+
+class _Said(NamedTuple):
+    """One frame's share of `Unrolled`, and what the next frame needs."""
+
+    logits: Tensor
+    sensory_logits: Tensor
+    query_logits: Tensor
+    sensory: Tensor
+    masks: Tensor
+
+
+class ClipUnroll(nn.Module):
+    """The network's forward pass in training: a module, so that parallel wrappers see it called."""
+
+    def __init__(self, model: CutieGeo, config: UnrollConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def forward(self, batch: ClipBatch, deep: Sequence[bool]) -> Unrolled:
+        """As `unroll`."""
+        return unroll(self.model, batch, self.config, deep)
+
+
+def unroll(model: CutieGeo, batch: ClipBatch, config: UnrollConfig, deep: Sequence[bool]) -> Unrolled:
+    """Segment every frame of the clips from the masks of their first.
+
+    deep: for each frame whether memorising it updates sensory memory; the first is taken to.
+    Slots beyond the objects of the fullest clip don't exist; those beyond a clip's own are kept empty.
+    """
+    slots, length = int(batch.num_objects.max()), batch.images.shape[1]
+    references = [reference_frames(seed, length, config.reference_frames) for seed in batch.seeds.tolist()]
+    selector = object_selector(batch.num_objects, slots).to(batch.images.device)
+    return propagate(model, unit_range(batch.images), one_hot(batch.labels[:, 0], slots), selector, references, deep,
+                     config)  # fmt: skip
+
+
+def propagate(
+    model: CutieGeo,
+    images: Float[Tensor, "B T 3 H W"],
+    masks: Float[Tensor, "B N H W"],
+    selector: Float[Tensor, "B N"],
+    references: Sequence[Sequence[list[int]]],
+    deep: Sequence[bool],
+    config: UnrollConfig,
+) -> Unrolled:
+    """As `unroll`, from the first frame's masks: `references[b][t]` are the past frames that frame t of clip b reads,
+    `selector` is 1 for the slots that hold an object."""
+    length = images.shape[1]
+    features = encode_clips(model, images, config.encode_at_once)
+    run = _recomputed if config.checkpointing and torch.is_grad_enabled() else _kept
+    first = model.empty_sensory(features[0], masks.shape[1])
+    memory = [run(partial(_memorise, model, True), features[0], masks, first)]
+    sensory = memory[0].sensory
+    said: list[_Said] = []
+    for t in range(1, length):
+        view = _view(features, memory, [rows[t] for rows in references], sensory, masks)
+        said.append(run(partial(_segment, model), features[t], view, selector))
+        sensory, masks = said[-1].sensory, said[-1].masks
+        if t < length - 1:
+            memory.append(run(partial(_memorise, model, deep[t]), features[t], masks, sensory))
+            sensory = memory[-1].sensory
+    columns = [torch.stack(column, dim=1) for column in list(zip(*said))[:3]]
+    return Unrolled(columns[0], columns[1], columns[2], sensory)
+
+
+# ------------------------------------------------------------------------------------------------------------ parts
+def unit_range(images: Tensor) -> Float[Tensor, "B T 3 H W"]:
+    """Images with values from 0 to 1, whether they come in bytes or in floats."""
+    return images if images.is_floating_point() else images.float() / 255
+
+
+def object_selector(num_objects: Int[Tensor, "B"], slots: int) -> Float[Tensor, "B N"]:
+    """1 for slots that hold an object of their clip, 0 for the others."""
+    return (torch.arange(slots, device=num_objects.device) < num_objects[:, None]).float()
+
+
+def one_hot(labels: Tensor, slots: int) -> Float[Tensor, "B N H W"]:
+    """The masks of slots 1 to `slots` in label maps (B, H, W)."""
+    return torch.stack([labels == slot for slot in range(1, slots + 1)], dim=1).float()
+
+
+def encode_clips(model: CutieGeo, images: Float[Tensor, "B T 3 H W"], at_once: int = 0) -> list[FrameFeatures]:
+    """The features of each of the T frames of all clips; `at_once` frames go through the encoder together, 0 for all."""
+    clips, frames = images.shape[0], images.flatten(0, 1)
+    parts = [model.encode(part) for part in frames.split(at_once or len(frames))]
+    whole = [None if column[0] is None else torch.cat(column) for column in zip(*parts)]  # depth is not asked for
+    split = [None if field is None else rearrange(field, "(b t) ... -> t b ...", b=clips).unbind() for field in whole]
+    return [FrameFeatures(*(None if field is None else field[t] for field in split)) for t in range(images.shape[1])]
+
+
+def _view(
+    features: Sequence[FrameFeatures], memory: Sequence[Memorised], past: Sequence[list[int]], sensory: Tensor,
+    masks: Tensor,
+) -> MemoryView:  # fmt: skip
+    """What all clips remember: of tokens, those of the frames `past` of each clip; object memory sums every frame."""
+    return MemoryView(
+        key=_chosen([frame.key for frame in features[: len(memory)]], past),
+        shrinkage=_chosen([frame.shrinkage for frame in features[: len(memory)]], past),
+        value=_chosen([frame.value for frame in memory], past),
+        sensory=sensory,
+        summary=torch.stack([frame.summary for frame in memory]).sum(0),
+        mask=masks,
+    )
+
+
+def _chosen(frames: Sequence[Float[Tensor, "B *N P C"]], past: Sequence[list[int]]) -> Tensor:
+    """The tokens of frames `past[b]` of each clip b, one frame after the other along the token axis."""
+    if all(rows == past[0] for rows in past):
+        return torch.cat([frames[t] for t in past[0]], dim=-2)
+    return torch.stack([torch.cat([frames[t][b] for t in rows], dim=-2) for b, rows in enumerate(past)])
+
+
+def _segment(model: CutieGeo, features: FrameFeatures, view: MemoryView, selector: Tensor) -> _Said:
+    readout = model.read(features, view, selector=selector)
+    sensory_logits, query_logits = model.auxiliary_logits(features, view.sensory, readout.query_logits, selector)
+    decoded = model.decode(features, readout.features, view.sensory, selector=selector)
+    assert decoded.sensory is not None
+    masks = F.softmax(decoded.logits, dim=1)[:, 1:]
+    return _Said(decoded.logits, sensory_logits, query_logits, decoded.sensory, masks)
+
+
+def _memorise(model: CutieGeo, deep: bool, features: FrameFeatures, masks: Tensor, sensory: Tensor) -> Memorised:
+    return model.memorise(features, masks, sensory, deep)
+
+
+def _kept(fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(*args)`; what its gradients need is kept."""
+    return fn(*args)
+
+
+def _recomputed(fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(*args)`; what its gradients need is computed once more when they are due. Nothing in it is random."""
+    return checkpoint(fn, *args, use_reentrant=False, preserve_rng_state=False)

@@ -1,0 +1,421 @@
+"""Views see what they should, are undone, advance together, and their sum is the answer."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from parity_rules import synthetic_video
+from tiny import randomised, tiny_geo_config
+from toy_videos import SIZE as TOY_SIZE
+from toy_videos import contents, read_ids, regions, summary, tiny_options, write_frames, write_mask
+
+from cutie_geo.__main__ import run_one
+from cutie_geo.data.masks import read_probs
+from cutie_geo.inference.ensemble import Ensemble, View, ViewTracker, views_of
+from cutie_geo.inference.options import RunOptions
+from cutie_geo.inference.segment import Segmenter, segment_frames, segment_video
+from cutie_geo.inference.tracker import Tracker
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.structures import Frame
+
+SIZE = (50, 67)
+"""Both sides want an odd border."""
+OPTIONS: dict[str, Any] = {"mem_every": 2, "max_mem_frames": 3}
+LONG_TERM = {"max_mem_frames": 3, "min_mem_frames": 2, "num_prototypes": 8, "max_num_tokens": 32, "buffer_tokens": 8}
+Said = pytest.CaptureFixture[str]
+
+
+def video(length: int, masks: tuple[int, ...] = (0,)) -> list[Frame]:
+    """Frames of which some come with their masks."""
+    images, labels = synthetic_video(*SIZE, length)
+    return [Frame(f"{t}", torch.from_numpy(images[t]), given=labels[t] if t in masks else None) for t in range(length)]
+
+
+def given(frame: Frame) -> np.ndarray | None:
+    """The label map of a frame of `video`."""
+    assert frame.given is None or isinstance(frame.given, np.ndarray)
+    return frame.given
+
+
+def all_probs(segmenter: Segmenter, frames: list[Frame]) -> list[torch.Tensor]:
+    return [segmenter.step(frame.image, given(frame)) for frame in frames]
+
+
+# -------------------------------------------------------------------------------------------------------------- views
+def test_views_are_every_scale_straight_and_mirrored() -> None:
+    assert views_of() == (View(),)
+    assert views_of((1.2, 1.4)) == (View(1.2), View(1.4))
+    assert views_of((1.2, 1.4), flip=True) == (View(1.2), View(1.2, True), View(1.4), View(1.4, True))
+    assert View(1.3).size((480, 854)) == (624, 1110)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.2, float("nan"), float("inf")])
+def test_scales_that_are_none_are_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match=r"--ms: got .*, wanted a positive number"):
+        views_of((1.2, scale), name="--ms")
+
+
+def test_views_that_make_no_sense_together_are_refused(tiny_model: CutieGeo) -> None:
+    with pytest.raises(ValueError, match=r"scales: got 1\.2 more than once"):
+        Ensemble(tiny_model, scales=(1.2, 1.0, 1.2))
+    with pytest.raises(ValueError, match="scales: got none"):
+        Ensemble(tiny_model, scales=())
+    with pytest.raises(ValueError, match="views: got none"):
+        Ensemble(tiny_model, views=[])
+    with pytest.raises(ValueError, match="feedback: got 'others', wanted own or merged"):
+        Ensemble(tiny_model, feedback="others")
+    with pytest.raises(ValueError, match="unknown mem_evry"):
+        Ensemble(tiny_model, mem_evry=3)
+
+
+def test_a_mirror_undone_is_what_it_was() -> None:
+    image = torch.rand(3, *SIZE)
+    assert torch.equal(View(1, True).back(View(1, True).of(image), SIZE), image)
+    assert torch.equal(View(1, True).of(image), image.flip(-1))
+    assert View().of(image) is image
+
+
+@pytest.mark.parametrize("scale", [1.2, 1.3, 1.4, 2.0])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_enlargement_undone_is_off_by_no_more_than_neighbours_differ(scale: float, mirrored: bool) -> None:
+    """Each of the two interpolations reaches for half a pixel on the average, at most: one pixel along each axis."""
+    image, view = torch.rand(3, *SIZE), View(scale, mirrored)
+    bound = image.diff(dim=1).abs().max() + image.diff(dim=2).abs().max()
+    assert (view.back(view.of(image), SIZE) - image).abs().max() <= bound
+    smooth = torch.linspace(0, 1, SIZE[1]).expand(1, *SIZE)
+    assert (view.back(view.of(smooth), SIZE) - smooth).abs().max() <= 1 / (SIZE[1] - 1)
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.0, 1.3])
+def test_label_maps_keep_ids_of_any_size_and_soft_masks_their_range(scale: float) -> None:
+    labels = torch.from_numpy(regions((2**31 - 1, 2**24 + 1), SIZE)).long()
+    straight, mirrored = View(scale).of_mask(labels), View(scale, True).of_mask(labels)
+    assert straight.shape == View(scale).size(SIZE)
+    assert set(straight.unique().tolist()) == {0, 2**24 + 1, 2**31 - 1}
+    assert torch.equal(mirrored, straight.flip(-1))
+    soft = View(scale, True).of_mask(torch.ones(2, *SIZE, dtype=torch.bool))
+    assert soft.dtype == torch.float32
+    assert 1 - 1e-6 <= soft.min() <= soft.max() <= 1
+
+
+@pytest.mark.parametrize("size", [SIZE, (48, 64), (49, 66), (51, 71)])
+def test_a_mirrored_view_is_the_mirror_of_the_padded_frame(tiny_model: CutieGeo, size: tuple[int, int]) -> None:
+    image = torch.rand(3, *size)
+    straight, mirrored = Ensemble(tiny_model, flip=True).encode(image)
+    assert torch.equal(mirrored.image, straight.image.flip(-1))
+
+
+def test_frames_that_a_scale_makes_too_small_are_refused(tiny_model: CutieGeo) -> None:
+    ensemble = Ensemble(tiny_model, scales=(1.0, 0.5))
+    with pytest.raises(ValueError, match=r"scale 0\.5: makes 25x34 of frames of 50x67, wanted at least 32 pixels"):
+        ensemble.step(torch.rand(3, *SIZE))
+    assert ensemble.encode_ahead([torch.rand(3, *SIZE)]) == []
+    assert ensemble.frame_size is None
+    assert Ensemble(tiny_model).step(torch.rand(3, 20, 20)).shape == (1, 20, 20)  # small, but not made so
+
+
+# ----------------------------------------------------------------------------------------------------------- the sum
+@pytest.mark.parametrize("feedback", ["own", "merged"])
+@pytest.mark.parametrize("long_term", [False, True])
+def test_an_ensemble_of_one_view_is_a_tracker(tiny_model: CutieGeo, feedback: str, long_term: bool) -> None:
+    options = OPTIONS | {"use_long_term": long_term, "long_term": LONG_TERM}
+    frames = [*video(9, (1, 5)), Frame("on", torch.rand(3, *SIZE))]
+    tracker, ensemble = Tracker(tiny_model, **options), Ensemble(tiny_model, feedback=feedback, **options)
+    for ours, wanted in zip(all_probs(ensemble, frames), all_probs(tracker, frames)):
+        assert torch.equal(ours, wanted)
+    assert ensemble.memory_report() == tracker.memory_report()
+    assert ensemble.object_ids == tracker.object_ids == [1, 2, 3]
+
+
+@pytest.mark.parametrize("feedback", ["own", "merged"])
+def test_two_equal_views_say_what_one_says(tiny_model: CutieGeo, feedback: str) -> None:
+    """A batch of two images rounds otherwise than one; encoded by twos, one view's numbers are met within 1e-6."""
+    twice = Ensemble(tiny_model, views=[View(), View()], feedback=feedback, **OPTIONS)
+    once, by_twos = Tracker(tiny_model, **OPTIONS), Tracker(tiny_model, **OPTIONS)
+    for frame in video(6):
+        ours = twice.step(frame.image, given(frame))
+        features = by_twos.encode_ahead([frame.image, frame.image])[0]
+        torch.testing.assert_close(ours, by_twos.step(frame.image, given(frame), features=features), atol=1e-6, rtol=0)
+        torch.testing.assert_close(ours, once.step(frame.image, given(frame)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("feedback", ["own", "merged"])
+def test_the_order_of_views_changes_nothing(tiny_model: CutieGeo, feedback: str) -> None:
+    views = views_of((1.0, 1.2), flip=True)
+    frames = video(5, (0, 3))
+    first = all_probs(Ensemble(tiny_model, views=views, feedback=feedback, **OPTIONS), frames)
+    second = all_probs(Ensemble(tiny_model, views=views[::-1], feedback=feedback, **OPTIONS), frames)
+    for ours, wanted in zip(first, second):
+        torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=0)
+
+
+def test_probabilities_are_summed_and_the_largest_sum_wins(
+    tiny_model: CutieGeo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three views say background on the left, and are outvoted by the third, which is surer."""
+    left, right = [(0.6, 0.4), (0.6, 0.4), (0.1, 0.9)], [(0.2, 0.8), (0.9, 0.1), (0.5, 0.5)]
+    maps = {}
+    ensemble = Ensemble(tiny_model, views=[View(), View(1, True), View(1.2)])
+    for tracker, a, b in zip(ensemble.trackers, left, right):
+        halves = [torch.tensor(p)[:, None, None].expand(2, SIZE[0], n) for p, n in ((a, 30), (b, 37))]
+        maps[tracker] = torch.cat(halves, dim=2)
+    monkeypatch.setattr(ViewTracker, "answer", lambda tracker, *_: maps[tracker])
+    mask = torch.zeros(SIZE, dtype=torch.long)
+    mask[5:40, 5:40] = 4
+    probs = ensemble.step(torch.rand(3, *SIZE), mask)
+    torch.testing.assert_close(probs[1, 0, [0, 66]], torch.tensor([1.7 / 3, 1.4 / 3]))
+    labels = ensemble.labels(probs)
+    assert labels[:, :30].unique().tolist() == [4]
+    assert labels[:, 30:].unique().tolist() == [0]
+
+
+def test_every_view_goes_on_by_itself_or_from_the_merged_prediction(tiny_model: CutieGeo) -> None:
+    frames = video(3)
+    alone = [ViewTracker(tiny_model, view, **OPTIONS) for view in views_of((1.0, 1.2), True)]
+    for feedback in ("own", "merged"):
+        ensemble = Ensemble(tiny_model, (1.0, 1.2), True, feedback, **OPTIONS)
+        ensemble.step(frames[0].image, given(frames[0]))
+        features = ensemble.encode(frames[1].image)
+        predictions = [tracker.predict(seen) for tracker, seen in zip(ensemble.trackers, features)]
+        every = sum(tracker.answer(p, SIZE) for tracker, p in zip(ensemble.trackers, predictions)) / 4
+        probs = ensemble.step(frames[1].image, features=features)
+        assert isinstance(every, torch.Tensor)
+        for tracker, single, prediction in zip(ensemble.trackers, alone, predictions):
+            assert tracker.last_mask is not None
+            assert tracker.geometry is not None
+            if feedback == "own":
+                assert torch.equal(tracker.last_mask[0], prediction.probs[1:])
+                single.step(single.view.of(frames[0].image), single.view.of_mask(torch.from_numpy(given(frames[0]))))
+                wanted = single.step(single.view.of(frames[1].image))
+                torch.testing.assert_close(tracker.restore(prediction), wanted, atol=1e-5, rtol=0)
+            else:
+                inside = tracker.view.back(tracker.geometry.leave(tracker.last_mask[0]), SIZE)
+                bound = (
+                    1e-6 if tracker.view.scale == 1 else every.diff(dim=1).abs().max() + every.diff(dim=2).abs().max()
+                )
+                assert (inside - every[1:]).abs().max() <= bound
+                assert tracker.last_mask.sum(1).max() <= 1 + 1e-5
+        torch.testing.assert_close(probs.sum(0), torch.ones(SIZE))
+        if feedback == "own":
+            torch.testing.assert_close(probs, every)
+
+
+# ------------------------------------------------------------------------------------------------------------ objects
+@pytest.mark.parametrize("feedback", ["own", "merged"])
+def test_objects_that_appear_later_and_go_are_the_same_in_every_view(tiny_model: CutieGeo, feedback: str) -> None:
+    images, labels = synthetic_video(*SIZE, 6)
+    ensemble = Ensemble(tiny_model, (1.0, 1.2), True, feedback, **OPTIONS)
+    assert ensemble.step(torch.from_numpy(images[0])).shape == (1, *SIZE)
+    probs = ensemble.step(torch.from_numpy(images[1]), np.where(labels[1] == 1, 5, 0))
+    assert ensemble.labels(probs).unique().tolist() == [0, 5]
+    probs = ensemble.step(torch.from_numpy(images[2]), np.stack([labels[2] == 2]).astype(np.float32), [300])
+    assert probs.shape == (3, *SIZE)
+    assert (ensemble.labels(probs)[torch.from_numpy(labels[2] == 2)] == 300).float().mean() > 0.9
+    ensemble.step(torch.from_numpy(images[3]), labels[3], [1, 300], permanent=True)
+    assert [tracker.object_ids for tracker in ensemble.trackers] == [[5, 300, 1]] * 4
+    ensemble.remove([300])
+    assert ensemble.step(torch.from_numpy(images[4])).shape == (3, *SIZE)
+    with pytest.raises(ValueError, match=r"remove: got ids \[7\]"):
+        ensemble.remove([5, 7])
+    assert [tracker.object_ids for tracker in ensemble.trackers] == [[5, 1]] * 4
+    assert {tracker.frame for tracker in ensemble.trackers} == {4}
+
+
+def test_an_object_without_a_pixel_left_in_a_smaller_view_is_there_in_all(tiny_model: CutieGeo) -> None:
+    mask = torch.zeros(64, 96, dtype=torch.uint8)
+    mask[20:40, 30:60], mask[10, 10] = 3, 9
+    ensemble = Ensemble(tiny_model, scales=(0.5, 1.0))
+    assert 9 not in ensemble.views[0].of_mask(mask)
+    probs = ensemble.step(torch.rand(3, 64, 96), mask)
+    assert probs.shape == ensemble.step(torch.rand(3, 64, 96)).shape == (3, 64, 96)
+    assert [tracker.object_ids for tracker in ensemble.trackers] == [[3, 9]] * 2
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "objects", "words"),
+    [
+        (torch.rand(3, 32, 32), None, None, "image: got size"),
+        (torch.full((3, *SIZE), 7.0), None, None, "image: got values"),
+        (torch.rand(3, *SIZE), torch.ones(3, 3).long(), None, "mask: got size"),
+        (torch.rand(3, *SIZE), torch.ones(SIZE), None, "label map: got"),
+        (torch.rand(3, *SIZE), torch.ones(SIZE).long(), [0], "object id: got 0"),
+        (torch.rand(3, *SIZE), None, [1], "objects: given without a mask"),
+        (torch.rand(3, *SIZE), torch.full((1, *SIZE), 1.5), None, "mask: got values outside"),
+    ],
+)
+def test_a_frame_that_is_refused_changes_nothing(
+    tiny_model: CutieGeo, image: torch.Tensor, mask: torch.Tensor | None, objects: list[int] | None, words: str
+) -> None:
+    frames = video(3)
+    ensemble, other = (Ensemble(tiny_model, (1.0, 1.2), **OPTIONS) for _ in range(2))
+    wanted = all_probs(other, frames)
+    assert torch.equal(all_probs(ensemble, frames[:2])[1], wanted[1])
+    with pytest.raises(ValueError, match=words):
+        ensemble.step(image, mask, objects)
+    assert torch.equal(all_probs(ensemble, frames[2:])[0], wanted[2])
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+def test_memory_is_that_of_the_views_and_no_more(tiny_model: CutieGeo) -> None:
+    """Bounded too: with long-term memory it stops growing."""
+    options = OPTIONS | {"use_long_term": True, "long_term": LONG_TERM}
+    ensemble, frames = Ensemble(tiny_model, (1.0, 1.2), True, **options), video(16)
+    held = [sum(ensemble.memory_report().values()) for frame in frames if len(all_probs(ensemble, [frame]))]
+    single = [sum(tracker.memory_report().values()) for tracker in ensemble.trackers]
+    assert held[-1] == sum(single) <= len(single) * max(single)
+    assert held[-1] == held[-3]
+    seen = ensemble.encode(frames[0].image)[0]
+    features = sum(field.numel() * field.element_size() for field in seen if field is not None)
+    assert held[-1] <= len(single) * max(single) + features
+
+
+@pytest.mark.parametrize("feedback", ["own", "merged"])
+def test_a_saved_ensemble_goes_on_with_the_same_numbers(tiny_model: CutieGeo, feedback: str, tmp_path: Path) -> None:
+    frames = video(6, (1, 4))
+    whole = all_probs(Ensemble(tiny_model, (1.2, 1.0), True, feedback, **OPTIONS), frames)
+    first = Ensemble(tiny_model, (1.2, 1.0), True, feedback, **OPTIONS)
+    all_probs(first, frames[:3])
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = Ensemble(tiny_model)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert (second.views, second.feedback, second.frame_size) == (first.views, feedback, SIZE)
+    for ours, wanted in zip(all_probs(second, frames[3:]), whole[3:]):
+        assert torch.equal(ours, wanted)
+    second.reset()
+    for ours, wanted in zip(all_probs(second, frames), whole):
+        assert torch.equal(ours, wanted)
+
+
+def test_states_that_are_none_are_refused(tiny_model: CutieGeo) -> None:
+    ensemble = Ensemble(tiny_model, flip=True, **OPTIONS)
+    all_probs(ensemble, video(2))
+    state = ensemble.state_dict()
+    tracker = Tracker(tiny_model)
+    with pytest.raises(ValueError, match="ensemble state: missing views, feedback"):
+        ensemble.load_state_dict(tracker.state_dict())
+    with pytest.raises(ValueError, match="ensemble state: damaged"):
+        ensemble.load_state_dict(state | {"views": [3]})
+    with pytest.raises(ValueError, match=r"ensemble state: a view of \(50, 67\), wanted \(100, 134\)"):
+        ensemble.load_state_dict(state | {"views": [[2.0, False], [2.0, True]]})
+    with pytest.raises(ValueError, match="at frames and objects"):
+        ensemble.load_state_dict(state | {"trackers": [state["trackers"][0], state["trackers"][1] | {"frame": 7}]})
+    assert ensemble.object_ids == [1, 2, 3]
+    assert len(ensemble.views) == 2
+
+
+# -------------------------------------------------------------------------------------------------------- whole videos
+@pytest.mark.parametrize("lookahead", [1, 3])
+def test_a_video_is_segmented_by_an_ensemble_as_by_a_tracker(tiny_model: CutieGeo, lookahead: int) -> None:
+    frames = video(6, (1, 4))
+    make = lambda: Ensemble(tiny_model, (1.0, 1.2), True, chunk_size=2, **OPTIONS)  # noqa: E731
+    results = list(segment_video(make(), frames, lookahead))
+    assert [name for name, _ in results] == [frame.name for frame in frames]
+    steps = make()
+    for (_, ours), probs in zip(results, all_probs(steps, frames)):
+        assert (ours == steps.trackers[0].registry.paint(probs)).float().mean() > 0.999
+    assert isinstance(steps, Segmenter)
+    assert isinstance(Tracker(tiny_model), Segmenter)
+
+
+def test_views_of_one_size_and_their_frames_go_through_the_encoder_at_once(tiny_model: CutieGeo) -> None:
+    batches: list[tuple[int, int]] = []
+    hook = tiny_model.encoder.register_forward_pre_hook(
+        lambda _, args: batches.append((len(args[0]), args[0].shape[-1]))
+    )
+    list(segment_frames(Ensemble(tiny_model, (1.0, 1.4), True), video(6, (2,)), lookahead=4))
+    hook.remove()
+    assert batches == [(4, 80), (4, 96), (4, 80), (4, 96)]
+
+
+def test_features_of_other_views_are_refused(tiny_model: CutieGeo) -> None:
+    frames = video(1)
+    others = Ensemble(tiny_model, (1.4,)).encode(frames[0].image)
+    with pytest.raises(ValueError, match="features: got those of images"):
+        Ensemble(tiny_model).step(frames[0].image, given(frames[0]), features=others)
+
+
+def test_depth_is_that_of_the_first_view() -> None:
+    torch.manual_seed(0)
+    model, frames = randomised(CutieGeo(tiny_geo_config())), video(2)
+    ensemble, tracker = Ensemble(model, (1.0, 1.3), True), Tracker(model)
+    for ours, plain in zip(segment_frames(ensemble, frames, 2, True), segment_frames(tracker, frames, 2, True)):
+        assert ours.depth is not None
+        assert plain.depth is not None
+        torch.testing.assert_close(ours.depth, plain.depth, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="no depth was kept"):
+        ensemble.restore_depth(ensemble.encode(frames[0].image))
+    with pytest.raises(ValueError, match="no frame was encoded"):
+        Ensemble(model).restore_depth([])
+
+
+def test_an_ensemble_is_part_of_what_decides_the_masks() -> None:
+    plain = RunOptions().fingerprint()
+    assert RunOptions(scales=(1.0,)).fingerprint() == plain
+    different = [{"scales": (1.2,)}, {"flip": True}, {"flip": True, "feedback": "merged"}]
+    shown = [RunOptions(**change).fingerprint() for change in different]  # type: ignore[arg-type]
+    assert all(one != other for i, one in enumerate(shown) for other in [plain, *shown[:i]])
+    with pytest.raises(ValueError, match="scales: got 0"):
+        RunOptions(scales=(0.0,))
+    with pytest.raises(ValueError, match="feedback: got"):
+        RunOptions(feedback="none")
+
+
+# ----------------------------------------------------------------------------------------------------------- infer.py
+def infer(tmp_path: Path, *argv: object) -> int:
+    """infer.py in this process on three frames."""
+    frames = tmp_path / "bear"
+    if not frames.exists():
+        write_frames(frames, 3)
+        write_mask(tmp_path / "masks" / "00000.png", regions((1, 0)))
+        write_mask(tmp_path / "masks" / "00001.png", regions((0, 7)))
+    what = ["--video", str(frames), "--mask", str(tmp_path / "masks"), "--output", str(tmp_path / "out")]
+    return run_one("infer", [*what, *map(str, argv), *tiny_options(tmp_path)])
+
+
+def test_infer_runs_the_paper_s_ensemble_and_resumes_it(tmp_path: Path, capsys: Said) -> None:
+    paper = ("--ms", 1.2, 1.3, 1.4, "--flip")
+    assert infer(tmp_path, *paper, "--save-probs", "--overlay", "--lookahead", 2) == 0
+    written = contents(tmp_path / "out" / "bear")
+    assert list(written) == ["00000.png", "00001.png", "00002.png"]
+    assert (tmp_path / "out" / "overlays" / "bear.mp4").is_file()
+    probs, ids = read_probs(tmp_path / "out" / "probs" / "bear" / "00002.npz")
+    assert (probs.shape, ids) == ((3, *TOY_SIZE), (1, 7))
+    slots = np.searchsorted([0, 1, 7], read_ids(tmp_path / "out" / "bear" / "00002.png"))
+    chosen = np.take_along_axis(probs, slots[None], axis=0)[0]
+    assert (chosen >= probs.max(axis=0) - 1.01 / 255).all()  # the file's probabilities are rounded
+    told = summary(tmp_path / "out")
+    assert told["settings"]["ensemble"] == {"scales": [1.2, 1.3, 1.4], "flip": True, "feedback": "own"}
+    assert told["videos"]["bear"]["processed_size"] == list(TOY_SIZE)
+    capsys.readouterr()
+
+    assert infer(tmp_path, *paper) == 0
+    assert "1 already complete" in capsys.readouterr().out
+    for other, named in (
+        ((), "ensemble.feedback, ensemble.flip, ensemble.scales"),
+        (("--flip",), "ensemble.scales"),
+        ((*paper, "--ensemble-feedback", "merged"), "ensemble.feedback"),
+    ):
+        assert infer(tmp_path, *other) == 2
+        assert f"bear was made with other {named};" in capsys.readouterr().err
+    assert contents(tmp_path / "out" / "bear") == written
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--ms", 0), "--ms: got 0, wanted a positive number"),
+        (("--ms", 1.2, -1), "--ms: got -1"),
+        (("--ms", "nan"), "--ms: got nan"),
+        (("--ms", "inf"), "--ms: got inf"),
+        (("--ms", 1.2, 1.3, 1.2), "--ms: got 1.2 more than once"),
+        (("--ensemble-feedback", "merged"), "--ensemble-feedback: wanted --ms or --flip with it"),
+        (("--ms", 0.4), "bear: scale 0.4: makes 26x38 of frames of 64x96"),
+    ],
+)
+def test_infer_refuses_views_that_make_no_sense(
+    tmp_path: Path, capsys: Said, argv: tuple[object, ...], words: str
+) -> None:
+    assert infer(tmp_path, *argv) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,105 @@
+"""What the losses reward, and what they must not depend on."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cutie_geo.config import LossConfig
+from cutie_geo.structures import ClipBatch
+from cutie_geo.training.draws import generators
+from cutie_geo.training.losses import batch_losses, cross_entropy_loss, dice_loss, sample, uncertain_points
+from cutie_geo.training.unroll import Unrolled
+
+CONFIG = LossConfig(points=256)
+
+
+def made_up(clips: int = 2, frames: int = 3, objects: int = 2, certainty: float = 0.0) -> tuple[Unrolled, ClipBatch]:
+    """Random logits, or logits that are right with some certainty, for random masks."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, objects + 1, (clips, frames + 1, 4, 4), generator=generator)
+    labels = coarse.repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+    def logits(at: Tensor) -> Tensor:
+        truth = torch.nn.functional.one_hot(at, objects + 1).movedim(-1, 2).float()
+        noise = torch.randn(truth.shape, generator=generator)
+        return certainty * truth + (0.0 if certainty else 1.0) * noise
+
+    queries = torch.stack([logits(coarse[:, 1:]) for _ in range(3)], dim=3)
+    said = Unrolled(logits(labels[:, 1:]), logits(coarse[:, 1:]), queries, torch.zeros(1, 1, 1, 1, 1))
+    batch = ClipBatch(
+        torch.zeros(clips, frames + 1, 3, 64, 64),
+        labels,
+        torch.full((clips,), objects),
+        torch.arange(clips),
+        ("a", "b"),
+    )
+    return said, batch
+
+
+def test_right_masks_cost_much_less_than_random_ones() -> None:
+    right, random = (
+        batch_losses(*made_up(certainty=certainty), CONFIG, generators([0, 1], torch.device("cpu")))[0]
+        for certainty in (20.0, 0.0)
+    )
+    assert float(right["mask_dice"]) < 0.1 * float(random["mask_dice"])
+    assert float(right["mask_ce"]) < 0.4 * float(random["mask_ce"]), "what is left are soft targets between blocks"
+
+
+def test_the_total_is_the_sum_of_all_others_and_the_mean_of_the_clips() -> None:
+    said, batch = made_up()
+    losses, totals = batch_losses(said, batch, CONFIG, generators([0, 1], torch.device("cpu")))
+    parts = sum(value for name, value in losses.items() if name != "total")
+    assert float(losses["total"]) == pytest.approx(float(parts), rel=1e-5)
+    assert float(losses["total"]) == pytest.approx(float(totals.mean()), rel=1e-6)
+    assert set(losses) == {
+        f"{name}_{kind}" for name in ("mask", "sensory", "query0", "query1", "query2") for kind in ("ce", "dice")
+    } | {"total"}
+
+
+def test_auxiliary_losses_weigh_what_the_configuration_says() -> None:
+    said, batch = made_up()
+    one, _ = batch_losses(said, batch, CONFIG, generators([0, 1], torch.device("cpu")))
+    more = LossConfig(points=256, sensory_weight=0.05, query_weight=0.02)
+    other, _ = batch_losses(said, batch, more, generators([0, 1], torch.device("cpu")))
+    assert float(other["sensory_ce"] / one["sensory_ce"]) == pytest.approx(5, rel=1e-5)
+    assert float(other["query1_dice"] / one["query1_dice"]) == pytest.approx(2, rel=1e-5)
+    assert float(other["mask_ce"]) == float(one["mask_ce"])
+
+
+def test_a_clips_loss_depends_on_its_own_seed_and_slots_only() -> None:
+    said, batch = made_up()
+    both = batch_losses(said, batch, CONFIG, generators([3, 4], torch.device("cpu")))[1]
+    second = Unrolled(*(field[1:] for field in said[:3]), said.sensory)
+    rest = (batch.images[1:], batch.labels[1:], batch.num_objects[1:], batch.seeds[1:])
+    alone = batch_losses(second, ClipBatch(*rest, ("b",)), CONFIG, generators([4], torch.device("cpu")))[1]
+    assert torch.equal(both[1:], alone)
+    # one object less: the channel of the other, and its pixels, are background
+    fewer = batch._replace(num_objects=torch.tensor([1, 2]))
+    less = batch_losses(said, fewer, CONFIG, generators([3, 4], torch.device("cpu")))[1]
+    assert less[0] != both[0]
+    assert less[1] == both[1]
+
+
+def test_points_gather_where_the_network_is_unsure() -> None:
+    logits = torch.full((1, 2, 32, 32), 8.0)
+    logits[:, 0] = -8.0
+    logits[:, :, :, 14:18] = 0.0  # an unsure stripe, an eighth of the picture
+    points = uncertain_points(logits, LossConfig(points=400), torch.Generator().manual_seed(0))[0]
+    assert points.shape == (400, 2)
+    assert float(points.min()) >= 0
+    assert float(points.max()) < 1
+    inside = ((points[:, 0] > 13 / 32) & (points[:, 0] < 19 / 32)).float().mean()
+    assert 0.3 < inside < 0.6, "most that fall there are taken, a quarter comes from anywhere"
+
+
+def test_samples_lie_between_pixel_centres() -> None:
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    centre = torch.tensor([[[0.125, 0.125], [0.5, 0.5], [0.875, 0.625]]])
+    assert sample(x, centre)[0, 0].tolist() == [0.0, 7.5, 11.0]
+
+
+def test_losses_of_one_point_by_hand() -> None:
+    logits = torch.tensor([[[0.0], [0.0]]])  # one frame, background and one object, one point, both equally likely
+    truth = torch.tensor([[[0.25], [0.75]]])
+    assert float(cross_entropy_loss(logits, truth)) == pytest.approx(0.6931472)
+    assert float(dice_loss(logits, truth)) == pytest.approx(1 - (2 * 0.5 * 0.75 + 1) / (0.5 + 0.75 + 1))

@@ -1,0 +1,73 @@
+"""What a plan says is what happens."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import tiny_geo_config
+
+from cutie_geo.config import ClipConfig, OptimiserConfig, SourceConfig, TrainConfig, UnrollConfig
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.structures import ClipBatch
+from cutie_geo.training.plan import kept_bytes, make_plan, sections
+from cutie_geo.training.unroll import unroll
+
+CONFIG = TrainConfig(
+    stage="s", model="m", steps=100, data=(SourceConfig("rendered"),), batch=8, accumulate=2,
+    clips=ClipConfig(length=3, crop=64, max_objects=2),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model() -> CutieGeo:
+    torch.manual_seed(0)
+    model = CutieGeo(tiny_geo_config())
+    assert model.encoder is not None
+    model.encoder.part("vision").requires_grad_(False)  # type: ignore[operator]
+    return model
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_memory_kept_for_gradients_is_what_a_real_pass_keeps(model: CutieGeo, checkpointing: bool) -> None:
+    config = replace(CONFIG, unroll=UnrollConfig(checkpointing=checkpointing))
+    storages: dict[int, int] = {}
+    held = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not (tensor.is_leaf and tensor.requires_grad):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            held.append(tensor)
+        return tensor
+
+    labels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    batch = ClipBatch(
+        torch.zeros(1, 3, 3, 64, 64, dtype=torch.uint8), labels, torch.tensor([2]), torch.tensor([0]), ("a",)
+    )
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        unroll(model.train(), batch, config.unroll, [True] * 3)
+    assert kept_bytes(model, config) == pytest.approx(sum(storages.values()), rel=0.02)
+
+
+def test_checkpointing_keeps_less(model: CutieGeo) -> None:
+    plain, recomputed = (
+        kept_bytes(model, replace(CONFIG, unroll=UnrollConfig(checkpointing=on))) for on in (False, True)
+    )
+    assert recomputed < plain / 2
+
+
+def test_a_plan_counts_weights_steps_and_clips(model: CutieGeo) -> None:
+    plan = make_plan(model, CONFIG, processes=2)
+    frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
+    assert sum(plan.frozen.values()) == frozen > 0
+    assert set(plan.frozen) == {"encoder.vision"}
+    assert sum(group.count for group in plan.groups) == sum(w.numel() for w in model.parameters()) - frozen
+    assert plan.clips_at_once == plan.memory.clips == 2
+    assert plan.memory.total > plan.memory.trained == 16 * sum(group.count for group in plan.groups)
+    told = "\n".join(plan.lines())
+    assert "100 of 8 clips = 2 processes x 2 parts x 2; 800 clips in all" in told
+    assert "0.0001 from step 0, 1e-05 from step 80, 1e-06 from step 92" in told
+
+
+def test_sections_name_where_the_rate_changes() -> None:
+    falling = replace(CONFIG, optimiser=OptimiserConfig(schedule="cosine", warm_up=10))
+    assert [step for step, _ in sections(falling)] == [0, 10, 25, 50, 75, 99]
