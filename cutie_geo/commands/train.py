@@ -182,7 +182,7 @@ def _dry_run(args: argparse.Namespace, config: TrainConfig, accelerator: Acceler
     return 0
 
 
-# -------------------------------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------------------------------------------ training
 def _train(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator) -> int:
     folder = RunFolder(run_root(args, config))
     checkpoint = _checkpoint(args, folder)
@@ -314,11 +314,9 @@ def _cache_features(model: CutieGeo, config: TrainConfig, folder: Path) -> None:
     frozen = isinstance(encoder, FusedEncoder) and bool(encoder.frozen)
     require(frozen, f"--cache-features: {config.model} has no frozen encoder")
     fixed = config.clips.video.kind == "none" and all(s.name not in ("static", "rendered") for s in config.data)
-    require(fixed, "--cache-features: clips are varied at random, so no frame comes twice; wanted clips.video.kind=none "
-                   "and data sets of videos")  # fmt: skip
-    require(
-        config.clips.merge_probability == 0, "--cache-features: wanted clips.merge_probability=0, for the same reason"
-    )
+    varied = "--cache-features: clips are varied at random, so no frame comes twice; wanted"
+    require(fixed, f"{varied} clips.video.kind=none and data sets of videos")
+    require(config.clips.merge_probability == 0, f"{varied} clips.merge_probability=0")
     assert isinstance(encoder, FusedEncoder)
     encoder.cache = FeatureCache(folder)
     for part in encoder.frozen:

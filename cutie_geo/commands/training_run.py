@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import secrets
 import signal
 import subprocess
 import threading
@@ -78,7 +79,7 @@ class RunFolder:
 def _step_of(line: str) -> float:
     """The step of a line of the log; a line that was cut off belongs to no step that is kept."""
     try:
-        return int(json.loads(line)["step"])
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 
@@ -143,11 +144,9 @@ def start_trackers(accelerator: Accelerator, folder: RunFolder, facts: Mapping[s
     if accelerator.is_main_process and any(
         str(name) == "wandb" or "WANDB" in str(name) for name in accelerator.log_with
     ):
-        import wandb
-
         path = folder.root / RUN_ID_FILE
         known = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-        run_id = known or wandb.util.generate_id()
+        run_id = known or secrets.token_hex(4)
         path.write_text(run_id + "\n", encoding="utf-8")
         options["wandb"] = {
             "id": run_id, "resume": "allow", "name": folder.root.name, "dir": str(folder.root), "group": group or None,
@@ -238,10 +237,12 @@ class TrainingRun:
             return
         picture = contact_sheet(batch, said)
         self._try(lambda: self._keep_picture(step, picture))
+        name = f"{self.config.stage}/predictions"
         for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                tracker.log_images({f"{self.config.stage}/predictions": [picture] if tracker.name == "wandb"
-                                    else picture[None]}, step=step)  # fmt: skip
+            if tracker.name == "wandb":
+                tracker.log_images({name: [picture]}, step=step)  # type: ignore[attr-defined]
+            elif tracker.name == "tensorboard":
+                tracker.log_images({name: picture.transpose(2, 0, 1)[None]}, step=step)  # type: ignore[attr-defined]
 
     def _keep_picture(self, step: int, picture: UInt8[np.ndarray, "H W 3"]) -> None:
         with atomic_write(self.folder.pictures / f"{step:08d}.jpg") as part:

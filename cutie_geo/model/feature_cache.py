@@ -70,8 +70,8 @@ class FeatureCache:
 
 
 def pixel_keys(images: Float[Tensor, "B 3 H W"]) -> list[str]:
-    """A name of 128 bits for each image: two sums of its numbers' bits with pseudo-random weights, modulo 2**64, computed
-    where the image is. Size and type are part of it."""
+    """A name of 128 bits for each image, and its size: two sums of its numbers' bits with pseudo-random weights, modulo
+    2**64, computed where the image is."""
     return [f"{_sum(image, 1):016x}{_sum(image, 2):016x}-{image.shape[-2]}x{image.shape[-1]}" for image in images]
 
 

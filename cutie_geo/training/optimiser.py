@@ -97,4 +97,4 @@ class MovingAverage:
         """Move towards `weights`, faster in the first steps: what it starts from should not linger."""
         decay = min(self.decay, (1 + step) / (10 + step))
         now = [weights[name].detach() for name in self.average]
-        torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)
+        torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)  # type: ignore[attr-defined]

@@ -58,14 +58,14 @@ class Plan(NamedTuple):
         config, memory = self.config, self.memory
         sources = ", ".join(f"{source.name} x{source.times}" for source in config.data)
         trained = sum(group.count for group in self.groups)
-        rows = [
+        return [
             f"stage {config.stage}: {config.model} {' '.join(config.model_options)}".rstrip(),
             f"data: {sources}",
             f"clips: {config.clips.length} frames of {config.clips.crop}x{config.clips.crop}, "
             f"at most {config.clips.max_objects} objects; skips "
             + ", ".join(f"{skip} from {start:.0%}" for start, skip in config.clips.max_skip),
-            f"steps: {config.steps:,} of {config.batch} clips = {self.processes} processes x {config.accumulate} parts x "
-            f"{self.clips_at_once}; {config.steps * config.batch:,} clips in all",
+            f"steps: {config.steps:,} of {config.batch} clips = {self.processes} processes x {config.accumulate} parts "
+            f"x {self.clips_at_once}; {config.steps * config.batch:,} clips in all",
             f"precision: {self.dtype}; gradients shortened to {config.optimiser.clip_norm:g}",
             "learning rate: " + ", ".join(f"{rate:.3g} from step {step:,}" for step, rate in self.rates),
             f"trained: {trained:,} weights",
@@ -79,7 +79,6 @@ class Plan(NamedTuple):
             f"trained weights with gradients and moments {memory.trained / GIB:.2f}, kept for gradients "
             f"{memory.clips} clips x {memory.kept_per_clip / GIB:.2f}; encoders' working memory comes on top",
         ]
-        return rows
 
 
 def make_plan(model: CutieGeo, config: TrainConfig, processes: int = 1) -> Plan:

@@ -198,9 +198,9 @@ class Stage:
         own = torch.stack([*(loss.float() / parts for loss in sums.values()), *torch.tensor(flags, device=device)])
         whole = self.accelerator.reduce(own, "sum").tolist()  # type: ignore[union-attr]
         count = self.accelerator.num_processes
-        losses = {name: value / count for name, value in zip(sums, whole)}
-        bad, problem, stop = (value > 0 for value in whole[len(sums) :])
-        return losses, (bad, problem, stop)
+        losses: dict[str, float] = {name: float(value) / count for name, value in zip(sums, whole)}
+        bad, problem, stop = whole[len(sums) :]
+        return losses, (bad > 0, problem > 0, stop > 0)
 
     def _update(self) -> float:
         """Change the weights; return the length of the gradient. Nothing is changed if that is no number."""
@@ -213,7 +213,7 @@ class Stage:
             log.error("step %d skipped: its gradient is no number", state.step + 1)
         return norm
 
-    # ------------------------------------------------------------------------------------------------------ what is said
+    # ----------------------------------------------------------------------------------------------------- what is said
     def _name_samples(self, names: list[str]) -> None:
         if self.accelerator.is_main_process:
             more = f" and {len(names) - TRACE} more" if len(names) > TRACE else ""

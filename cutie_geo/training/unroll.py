@@ -114,12 +114,12 @@ def one_hot(labels: Tensor, slots: int) -> Float[Tensor, "B N H W"]:
 
 
 def encode_clips(model: CutieGeo, images: Float[Tensor, "B T 3 H W"], at_once: int = 0) -> list[FrameFeatures]:
-    """The features of each of the T frames of all clips; `at_once` frames go through the encoder together, 0 for all."""
+    """The features of each of the T frames of all clips; `at_once` frames are encoded together, 0 for all."""
     clips, frames = images.shape[0], images.flatten(0, 1)
     parts = [model.encode(part) for part in frames.split(at_once or len(frames))]
-    whole = [None if column[0] is None else torch.cat(column) for column in zip(*parts)]  # depth is not asked for
-    split = [None if field is None else rearrange(field, "(b t) ... -> t b ...", b=clips).unbind() for field in whole]
-    return [FrameFeatures(*(None if field is None else field[t] for field in split)) for t in range(images.shape[1])]
+    fields = list(zip(*parts))[:-1]  # all but the depth, which is not asked for
+    split = [rearrange(torch.cat(field), "(b t) ... -> t b ...", b=clips).unbind() for field in fields]
+    return [FrameFeatures(*(field[t] for field in split)) for t in range(images.shape[1])]
 
 
 def _view(

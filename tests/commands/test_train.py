@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
 from tiny import TINY_GEO_YAML, TINY_YAML
-from training import outcome, run_folder, same, write_stage
+from training import outcome, run_folder, same, without_weights, write_stage
 
 from cutie_geo.__main__ import run_one
 from cutie_geo.data.example import example_frames, example_masks
@@ -66,14 +67,14 @@ def test_a_run_leaves_a_model_that_loads_a_log_and_its_configuration(undisturbed
     model = load_model(str(folder / "final"), device="cpu", precision="fp32")
     assert model.config.value_dim == 32
     steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert steps == [3, 6]
+    assert steps == [3, 6, 9, 12]
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
-        "step-00000004", "step-00000006", "step-00000007",
+        "step-00000008", "step-00000010", "step-00000012",
     ]  # fmt: skip
     told = yaml.safe_load((folder / "config.yaml").read_text())
-    assert told["steps"] == 7
+    assert told["steps"] == 12
     assert told["run"]["processes"] == 1
-    assert "train" in told["run"]["command"]
+    assert "--workers 0" in told["run"]["command"]
     assert told["run"]["data"]["sources"], "what was trained on"
 
 
@@ -83,7 +84,7 @@ def test_a_finished_run_is_not_trained_again(
     arguments, output = undisturbed
     before = (run_folder(output) / "final" / "model.safetensors").stat().st_mtime_ns
     assert run_one("train", [*arguments, "--output", str(output)]) == 0
-    assert "all 7 steps are done" in capsys.readouterr().out
+    assert "all 12 steps are done" in capsys.readouterr().out
     assert (run_folder(output) / "final" / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -110,12 +111,13 @@ def test_a_killed_run_goes_on_to_the_bit(undisturbed: tuple[list[str], Path], tm
 
 @pytest.mark.slow
 def test_two_processes_that_are_killed_go_on_to_the_bit(tmp_path: Path) -> None:
-    arguments = write_stage(tmp_path)
+    arguments = write_stage(tmp_path, steps=20)
     status, said = finish(start(*arguments, "--output", tmp_path / "whole", processes=2))
     assert status == 0, said
-    process = start(*arguments, "--output", tmp_path / "killed", processes=2, start_new_session=True)
+    process = start(*arguments, "--output", tmp_path / "killed", processes=2)
     wait_for(run_folder(tmp_path / "killed") / "checkpoints" / "step-00000004", process)
-    os.killpg(process.pid, signal.SIGKILL)
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.kill()  # the launcher's children are in sessions of their own
     finish(process)
     assert not (run_folder(tmp_path / "killed") / "final").exists(), "it was faster than the signal"
     status, said = finish(start(*arguments, "--output", tmp_path / "killed", processes=2))
@@ -177,7 +179,7 @@ def test_accumulated_parts_make_the_same_step(undisturbed: tuple[list[str], Path
 def test_a_stage_starts_from_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write_stage(tmp_path / "a", steps=1)
     second = write_stage(tmp_path / "b", steps=1, after="toy", stage="next", optimiser={"learning_rate": 1e-12})
-    second = [word for word in second if word not in ("--weights", "none")]
+    second = without_weights(second)
     output = ["--output", str(tmp_path / "runs")]
     assert run_one("train", [*second, *output]) == 2
     assert "starts from the weights of toy, which aren't in" in capsys.readouterr().err
@@ -193,7 +195,7 @@ def test_a_single_object_network_becomes_one_for_several(tmp_path: Path) -> None
     first = write_stage(tmp_path / "a", steps=1, stage="still", model_options=alone)
     assert run_one("train", [*first, "clips.max_objects=1", "--output", str(tmp_path / "runs")]) == 0
     second = write_stage(tmp_path / "b", steps=1, after="still")
-    second = [word for word in second if word not in ("--weights", "none")]
+    second = without_weights(second)
     assert run_one("train", [*second, "--output", str(tmp_path / "runs")]) == 0
     model = load_model(str(run_folder(tmp_path / "runs") / "final"), device="cpu")
     assert not model.config.single_object
@@ -224,7 +226,7 @@ def test_ways_to_run_all_learn(tmp_path: Path, options: list[str]) -> None:
     assert all(0 < line["loss/total"] < 100 for line in outcome(tmp_path / "runs")[2])
 
 
-# ---------------------------------------------------------------------------------------------------------- what is seen
+# --------------------------------------------------------------------------------------------------------- what is seen
 def test_validation_scores_videos_against_copying_their_first_mask(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,7 +251,7 @@ def test_pictures_show_what_is_predicted(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_w_and_b_offline_gets_curves_pictures_and_the_configuration(tmp_path: Path) -> None:
-    arguments = [word for word in write_stage(tmp_path, log_every=2, pictures_every=3)]
+    arguments = write_stage(tmp_path, log_every=2, pictures_every=3)
     arguments[arguments.index("--tracker") + 1] = "wandb"
     environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     status, said = finish(start(*arguments, "steps=4", "--output", tmp_path / "runs", env=environment))
@@ -425,7 +427,7 @@ def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_or_ends(
         return real(self, state, config)
 
     monkeypatch.setattr(Checkpoints, "save", sometimes)
-    arguments = [*write_stage(tmp_path), "--output", str(tmp_path / "runs")]
+    arguments = [*write_stage(tmp_path, steps=7), "--output", str(tmp_path / "runs")]
     assert run_one("train", arguments) == 0
     said = capsys.readouterr().err
     assert "No space left on device; the last good checkpoint is" in said
@@ -453,9 +455,8 @@ def test_features_of_frozen_encoders_come_from_disk_the_second_time(
     assert 3 <= len(files) <= 24, "two videos of twelve equal frames"
     a, b = (outcome(tmp_path / name)[2] for name in ("plain", "cached"))
     assert [line["loss/total"] for line in a] == pytest.approx([line["loss/total"] for line in b], rel=1e-4)
-    assert (
-        run_one("train", [*cached[:-4], "--output", str(tmp_path / "x"), *cached[-2:], "clips.video.kind=random"]) == 2
-    )
+    varied = [*cached[:-4], "--output", str(tmp_path / "x"), *cached[-2:], "clips.video.kind=random"]
+    assert run_one("train", varied) == 2
     assert "no frame comes twice" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from tiny import TINY_YAML
 
 STAGE: dict[str, Any] = {
     "stage": "toy",
-    "steps": 7,
+    "steps": 12,
     "batch": 4,
     "precision": "fp32",
     "data": [{"name": "rendered", "clips": 40, "scene": ["max_objects=2", "min_size=0.2"]}],
@@ -32,6 +32,12 @@ def write_stage(folder: Path, model: str = TINY_YAML, **changes: Any) -> list[st
     (folder / "toy.yaml").write_text(yaml.safe_dump(STAGE | {"model": str(preset)} | changes))
     shared = ["--weights", "none", "--device", "cpu", "--cpu-threads", "1", "--workers", "0", "--tracker", "none"]
     return ["--config", str(folder / "toy.yaml"), *shared]
+
+
+def without_weights(arguments: list[str]) -> list[str]:
+    """The arguments of a stage that starts from what it starts from by itself."""
+    at = arguments.index("--weights")
+    return arguments[:at] + arguments[at + 2 :]
 
 
 def run_folder(output: Path) -> Path:

@@ -115,9 +115,9 @@ def test_low_disk_space_is_noticed_before_anything_is_written(tmp_path: Path, mo
     free = SimpleNamespace(total=0, used=0, free=checkpoint_bytes(state) // 2)
     monkeypatch.setattr("cutie_geo.training.state.shutil.disk_usage", lambda _: free)
     state.step = 5
-    with pytest.raises(OSError, match="checkpoint not written: .* MiB free, wanted .* MiB"):
+    with pytest.raises(OSError, match=r"checkpoint not written: .* MiB free, wanted .* MiB"):
         checkpoints.save(state, CONFIG)
-    assert [path for path in tmp_path.iterdir()] == [good]
+    assert list(tmp_path.iterdir()) == [good]
 
 
 @pytest.mark.parametrize("failing", ["save_checkpoint", "torch.save"])
@@ -135,7 +135,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(
     with pytest.raises(OSError, match="checkpoint not written") as caught:
         checkpoints.save(state, CONFIG)
     assert "step-00000005" in str(caught.value)
-    assert [path for path in tmp_path.iterdir()] == [good]
+    assert list(tmp_path.iterdir()) == [good]
     assert read_state(good)["step"] == 2
 
 
