@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import logging
+import os
 import shlex
 from contextlib import closing
 from datetime import timedelta
@@ -65,6 +66,10 @@ FIRST_SCALE = 8192.0
 """Of gradients in fp16. Source: Cutie specification, section 8.1."""
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: one of them reads files, saves and validates."""
+GPU_WORKERS, CPU_WORKERS = 4, 1
+"""Processes that draw clips, for each process that trains."""
+FROZEN_FILES = ("weights.vision=", "weights.geometry=")
+"""Settings that name files of encoders, which a checkpoint may not hold."""
 PROBE_SIDE = 64
 """Pixels of the clip that finds out which weights the features need."""
 
@@ -78,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--weights",
         default="auto",
-        help="what training starts from: auto (the stage before, else the published encoders), encoders, none "
-        "(random), or a checkpoint",
+        help="what training starts from: auto (the stage before, else what the stage says), encoders (the published "
+        "ones), none (random), or a checkpoint",
     )
     what.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds the data sets")
 
@@ -97,8 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--dry-run", action="store_true", help="print the plan; needs neither data nor weights")
     how.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: what accelerate finds")
     how.add_argument("--processes", type=int, help="of --dry-run: how many are planned for (default: those there are)")
-    how.add_argument("--workers", type=int, default=4, help="processes that draw clips, for each that trains")
-    how.add_argument("--cpu-threads", type=int, help="threads that compute on the CPU")
+    how.add_argument(
+        "--workers", type=int, help="processes that draw clips, for each that trains (default: 4, on a CPU 1)"
+    )
+    how.add_argument(
+        "--cpu-threads", type=int, help="threads that compute on the CPU (default: the cores that workers leave)"
+    )
     how.add_argument("--compile", action="store_true", help="compile the network: a slow start, then faster")
     how.add_argument(
         "--cache-features", type=Path, metavar="DIR", help="keep what frozen encoders say of each frame on disk"
@@ -111,13 +120,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; return the exit status: 0 when the last step is done, 130 or 143 when asked to stop before."""
-    if args.cpu_threads is not None:
-        require(args.cpu_threads >= 1, f"--cpu-threads: got {args.cpu_threads}, wanted 1 or more")
-        torch.set_num_threads(args.cpu_threads)
-    require(args.workers >= 0, f"--workers: got {args.workers}, wanted 0 or more")
+    for name, least in (("cpu_threads", 1), ("workers", 0)):
+        value = getattr(args, name)
+        require(value is None or value >= least, f"--{name.replace('_', '-')}: got {value}, wanted {least} or more")
     config = configuration(args)
     names = tracker_names(args.tracker)
     accelerator = _accelerator(args, config, names)
+    _share_cores(args, accelerator)
     try:
         return _dry_run(args, config, accelerator) if args.dry_run else _train(args, config, accelerator)
     finally:
@@ -161,6 +170,21 @@ def _accelerator(args: argparse.Namespace, config: TrainConfig, trackers: list[s
     )
 
 
+def _share_cores(args: argparse.Namespace, accelerator: Accelerator) -> None:
+    """Workers and threads where nothing else was asked for.
+
+    More threads than free cores are many times slower than fewer: each waits for all others at every operation.
+    """
+    on_cpu = accelerator.device.type == "cpu"
+    if args.workers is None:
+        args.workers = CPU_WORKERS if on_cpu else GPU_WORKERS
+    if args.cpu_threads is not None:
+        torch.set_num_threads(args.cpu_threads)
+    elif on_cpu and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(cores // accelerator.num_processes - args.workers, 1))
+
+
 def run_root(args: argparse.Namespace, config: TrainConfig) -> Path:
     """The folder of this run."""
     return args.output / Path(config.model).stem / config.stage
@@ -189,7 +213,7 @@ def _train(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerat
     content = None if checkpoint is None else read_state(checkpoint)
     if content is not None and checkpoint is not None:
         require_same(content["config"], config, checkpoint)
-    if content is not None and content["step"] >= config.steps and (folder.final / "config.json").is_file():
+    if _is_finished(folder, config, content):
         if accelerator.is_main_process:
             print(f"{config.stage}: all {config.steps} steps are done; the model is in {folder.final}")
         return 0
@@ -229,6 +253,21 @@ def _train(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerat
     return 0 if done else run.stop.status or 143
 
 
+def _is_finished(folder: RunFolder, config: TrainConfig, content: dict[str, Any] | None) -> bool:
+    """Whether the model of this run is there already, its checkpoints perhaps thrown away since.
+
+    Raises ValueError if it is that of another configuration.
+    """
+    if not (folder.final / "config.json").is_file():
+        return False
+    if content is not None:
+        return content["step"] >= config.steps
+    told = read_yaml(folder.config)
+    told.pop("run", None)
+    require_same(told, config, folder.final)
+    return True
+
+
 def _checkpoint(args: argparse.Namespace, folder: RunFolder) -> Path | None:
     """Where to go on from. Raises ValueError for a run that is in the way, and for a checkpoint that isn't there."""
     latest = folder.checkpoints().latest()
@@ -243,8 +282,10 @@ def _checkpoint(args: argparse.Namespace, folder: RunFolder) -> Path | None:
 
 
 def _model_options(args: argparse.Namespace, config: TrainConfig, with_files: bool = True) -> list[str]:
-    """Changes of the preset, and the files that parts start from."""
+    """Changes of the preset, and the files that parts start from; a stage before has filled all but frozen ones."""
     files = [item for item in split_overrides(args.overrides)[0] if item.startswith("weights.")]
+    if config.after and args.weights == "auto":
+        files = [item for item in files if item.startswith(FROZEN_FILES)]
     return [*config.model_options, *(files if with_files else [])]
 
 
@@ -257,7 +298,7 @@ def _model(
     options = _model_options(args, config)
     with accelerator.main_process_first():  # one downloads, the others find it there
         if checkpoint is not None:
-            files = [item for item in options if item.startswith(("weights.vision", "weights.geometry"))]
+            files = [item for item in options if item.startswith(FROZEN_FILES)]
             model = load_trained(checkpoint, accelerator.device, precision, files)
         else:
             model = load_model(config.model, _weights(args, config), accelerator.device, precision, options)
@@ -275,8 +316,10 @@ def _model(
 
 def _weights(args: argparse.Namespace, config: TrainConfig) -> str:
     """What training starts from, as `load_model` takes it. Raises ValueError if the stage before isn't finished."""
-    if args.weights != "auto" or not config.after:
-        return "encoders" if args.weights == "auto" else args.weights
+    if args.weights != "auto":
+        return args.weights
+    if not config.after:
+        return "auto" if config.start == "published" else config.start
     before = run_root(args, build(TrainConfig, {**vars(config), "stage": config.after})) / "final"
     require(
         (before / "config.json").is_file(),

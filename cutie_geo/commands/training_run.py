@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -41,6 +42,8 @@ LOG_FILE, CONFIG_FILE, RUN_ID_FILE = "log.jsonl", "config.yaml", "wandb_id"
 FINAL, CHECKPOINTS, PICTURES = "final", "checkpoints", "pictures"
 PICTURE_FRAMES, PICTURE_SIDE = 6, 240
 """Frames of a clip that a picture shows, and their side in pixels."""
+ECHO = 5.0
+"""Seconds within which a second signal is taken for the first one again."""
 SAVES_LOST = 2
 """Checkpoints in a row that could not be written, after which a run stops."""
 
@@ -91,6 +94,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.status = 0
         """The exit status that the signal asks for, 0 while there was none."""
+        self._since = 0.0
 
     @contextmanager
     def listening(self) -> Iterator["StopSignal"]:
@@ -107,8 +111,11 @@ class StopSignal:
 
     def _note(self, number: int, _: Any) -> None:
         if self.status:
-            raise KeyboardInterrupt
-        self.status = 128 + number
+            # launchers pass on what the terminal or the scheduler has sent to all already
+            if time.monotonic() - self._since > ECHO:
+                raise KeyboardInterrupt
+            return
+        self.status, self._since = 128 + number, time.monotonic()
         log.warning("asked to stop: saving after this step; once more ends it at once, without saving")
 
 

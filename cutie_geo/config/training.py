@@ -248,7 +248,10 @@ class TrainConfig:
     model_options: tuple[str, ...] = ()
     """key=value for the model, laid over the preset."""
     after: str = ""
-    """The stage whose weights it starts from. Empty: from the weights that its parts start from."""
+    """The stage whose weights it starts from."""
+    start: Literal["encoders", "published", "none"] = "encoders"
+    """Where no stage comes before: published encoders and all else at random, the model's own published weights, or
+    nothing but random numbers."""
     batch: int = 16
     """Clips of one step, over all processes."""
     accumulate: int = 1

@@ -34,7 +34,17 @@ STATE_FILE, TRAINED_FILE = "training.pt", "trained.safetensors"
 FOLDER = re.compile(r"step-(\d{8,})")
 ROOM = 1.25
 """Free space wanted before a checkpoint is written, as a multiple of its size."""
-FREE = ("save_every", "keep", "log_every", "pictures_every", "validation", "max_bad_steps", "max_bad_files", "after")
+FREE = (
+    "save_every",
+    "keep",
+    "log_every",
+    "pictures_every",
+    "validation",
+    "max_bad_steps",
+    "max_bad_files",
+    "after",
+    "start",
+)
 """Settings that a resumed run may change: no weight depends on them."""
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,11 @@ import psutil
 import pytest
 import torch
 import yaml
-from tiny import TINY_GEO_YAML, TINY_YAML
+from tiny import TINY_GEO_YAML
 from training import outcome, run_folder, same, without_weights, write_stage
 
 from cutie_geo.__main__ import run_one
+from cutie_geo.commands.training_run import StopSignal
 from cutie_geo.data.example import example_frames, example_masks
 from cutie_geo.model.load import load_model
 
@@ -464,4 +466,27 @@ def test_the_readmes_command_finds_its_stages(capsys: pytest.CaptureFixture[str]
     done = subprocess.run([sys.executable, str(TRAIN), "--help"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0
     assert "stage2_ablation" in done.stdout
-    assert TINY_YAML
+
+
+def test_a_finished_run_without_checkpoints_is_finished_still(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*write_stage(tmp_path, steps=2), "--output", str(tmp_path / "runs")]
+    assert run_one("train", arguments) == 0
+    shutil.rmtree(run_folder(tmp_path / "runs") / "checkpoints")
+    assert run_one("train", arguments) == 0
+    assert "all 2 steps are done" in capsys.readouterr().out
+    assert run_one("train", [*arguments, "seed=5"]) == 2
+    assert "another configuration: got seed 14159265, wanted 5" in capsys.readouterr().err
+
+
+def test_an_echo_of_a_signal_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("cutie_geo.commands.training_run.time.monotonic", lambda: clock[0])
+    stop = StopSignal()
+    for _ in range(2):
+        stop._note(signal.SIGTERM, None)
+    assert stop.status == 143
+    clock[0] += 10
+    with pytest.raises(KeyboardInterrupt):
+        stop._note(signal.SIGINT, None)

@@ -1,0 +1,542 @@
+"""`cutie-geo ablate`: files of tables, the commands they mean, and runs of them, with a stand-in for the programs."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from toy_videos import regions, tiny_options, write_frames, write_mask
+
+from cutie_geo.__main__ import main
+from cutie_geo.commands.ablation_plan import Setting, launcher, plan_row
+from cutie_geo.commands.ablation_table import TableRow, bars, lines, markdown
+from cutie_geo.commands.ablation_tracking import read_log
+from cutie_geo.config import build, config_root
+from cutie_geo.config.ablation import AblationConfig, read_ablation, slug
+
+Said = pytest.CaptureFixture[str]
+
+PAPER = {"J&F": 80.0, "J": 79.0, "F": 81.0}
+STAGE = [
+    "precision=fp32", "steps=2", "batch=1", "clips.crop=48", "clips.length=2", "clips.max_skip=[[0.0, 1]]",
+    "loss.points=64", "validation.every=0", "save_every=2", "log_every=1", "pictures_every=0",
+]  # fmt: skip
+
+
+def a_table(**changes: Any) -> dict[str, Any]:
+    """Two rows with weights of their own, and one that runs the first's in another way."""
+    rows = [
+        {"name": "plain", "paper": PAPER},
+        {"name": "+ more", "options": ["seed=1"], "paper": PAPER},
+        {"name": "plain, flipped", "same_weights_as": "plain", "infer": ["--flip"], "paper": PAPER},
+    ]
+    base = {"title": "A table", "dataset": "generic", "model": "cutie-small", "stages": ["tiny_rendered"]}
+    return {**base, "rows": rows, **changes}
+
+
+def write_table_file(folder: Path, **changes: Any) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(a_table(**changes)))
+    return path
+
+
+def write_data(root: Path, names: tuple[str, ...] = ("bear", "cat")) -> Path:
+    """Videos with all of their masks."""
+    for seed, name in enumerate(names):
+        write_frames(root / "JPEGImages" / name, 3, seed=seed)
+        for t in range(3):
+            write_mask(root / "Annotations" / name / f"{t:05d}.png", regions())
+    return root
+
+
+def ablate(*argv: object) -> int:
+    return main(["ablate", *map(str, argv)])
+
+
+def errors(said: Said) -> str:
+    return said.readouterr().err
+
+
+def a_row(**changes: Any) -> dict[str, Any]:
+    return {"name": "one", "paper": PAPER, **changes}
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"colour": "red"}, "unknown colour"),
+        ({"rows": []}, "rows: got none"),
+        ({"rows": [a_row(colour="red")]}, "rows[0]: unknown colour"),
+        ({"rows": [a_row(), a_row()]}, "one more than once, wanted different names"),
+        ({"rows": [a_row(), a_row(name="+ One")]}, "one more than once, wanted different folders"),
+        ({"rows": [a_row(name="+")]}, "wanted letters or digits"),
+        ({"rows": [a_row(same_weights_as="two")]}, "same_weights_as: got two, wanted one of"),
+        ({"rows": [a_row(), a_row(name="b", same_weights_as="one", options=["a=1"])]}, "with options"),
+        ({"rows": [a_row(checkpoint="x", stages=["stage1"])]}, "got checkpoint with stages"),
+        ({"rows": [a_row(paper={"J&F": 1.0, "J": 2.0})]}, "rows[0].paper: missing f"),
+        ({"rows": [a_row(paper={"J&F": 101.0, "J": 2.0, "F": 3.0})]}, "wanted 0 to 100"),
+        ({"rows": [{"name": "one"}]}, "rows[0]: missing paper"),
+        ({"rows": [a_row(options=["steps"])]}, "got 'steps', wanted key=value"),
+        ({"dataset": "nothing"}, "dataset: got nothing, wanted one of"),
+        ({"protocol": "nothing"}, "protocol: got nothing, wanted one of"),
+        ({"submission": "zip"}, "got zip for generic, which no server takes"),
+        ({"submission": "container"}, "wanted that for visor-test only"),
+        ({"submission": "fax"}, "submission: got 'fax'"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(
+    changes: dict[str, Any], complaint: str, tmp_path: Path, capsys: Said
+) -> None:
+    assert ablate(write_table_file(tmp_path, **changes), "--dry-run") == 2
+    said = errors(capsys)
+    assert complaint in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        ([], "--data-root: wanted"),
+        (["--dry-run", "--rows", "none"], "no row 'none', wanted one of plain"),
+        (["--dry-run", "--checkpoint", "none=x"], "--checkpoint: got 'none=x', wanted ROW=PATH"),
+        (["--dry-run", "stray"], "stray: wanted an option"),
+        (["--data-root", ".", "--launch", "no-such-program x"], "--launch: no program no-such-program"),
+        (["--data-root", ".", "--workers", "-1"], "--workers: got -1"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(
+    argv: list[str], complaint: str, tmp_path: Path, capsys: Said
+) -> None:
+    assert ablate(write_table_file(tmp_path), *argv) == 2
+    assert complaint in errors(capsys)
+
+
+def test_rows_have_folders_of_their_own() -> None:
+    assert slug("Hiera-L (SAM 2) + depth") == "hiera-l-sam-2-depth"
+
+
+SHIPPED = {
+    "visor_table1": [("Flip", 89.7, 87.5, 91.8), ("Flip + MS", 90.1, 88.1, 92.0)],
+    "visor_table2": [
+        ("Hiera-L (MAE)", 86.9, 85.6, 88.2),
+        ("Hiera-L (SAM 2)", 88.3, 86.6, 89.9),
+        ("Hiera-L (SAM 2) + depth", 88.7, 86.9, 90.5),
+        ("Hiera-L (SAM 2) + depth + post", 88.9, 87.0, 90.8),
+    ],
+    "mose_cutie": [("Cutie", 71.90, 68.56, 75.24), ("Cutie fine-tuned", 72.88, 69.22, 76.54)],
+}
+"""The papers' tables, copied by hand from their text."""
+
+
+def test_every_shipped_table_is_checked_here() -> None:
+    assert {path.stem for path in (config_root() / "ablations").glob("*.yaml")} == SHIPPED.keys()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_tables_are_the_papers(name: str, capsys: Said) -> None:
+    path = config_root() / "ablations" / f"{name}.yaml"
+    rows = [(row.name, *row.paper.named().values()) for row in read_ablation(path).rows]
+    assert rows == SHIPPED[name]
+    assert ablate(path, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert f"{SHIPPED[name][0][1]:.2f}" in printed
+    assert "n/a" in printed
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_papers_means_are_means(name: str) -> None:
+    """J&F is the mean of J and F, to the digits given: a slip in copying would show."""
+    assert all(abs((j + f) / 2 - mean) <= 0.051 for _, mean, j, f in SHIPPED[name])
+
+
+def test_the_rows_of_the_paper_differ_in_what_its_columns_say() -> None:
+    config = read_ablation(config_root() / "ablations" / "visor_table2.yaml")
+    setting = Setting(config, "t", Path("out"), Path("data"), ("python",), {}, fetch=False)
+    plans = {row.name: plan_row(setting, row) for row in config.rows}
+    first = [training.config.stage for training in plans["Hiera-L (MAE)"].trainings]
+    assert first == ["stage1", "stage2_ablation"]
+    options = [set(plan.trainings[-1].config.model_options) for plan in plans.values()]
+    assert options[:3] == [{"encoder.geometry=none", "encoder.vision_init=mae"}, {"encoder.geometry=none"}, set()]
+    last = plans["Hiera-L (SAM 2) + depth + post"]
+    assert last.model == plans["Hiera-L (SAM 2) + depth"].model
+    assert last.infer[-5:] == ("--ms", "1.2", "1.3", "1.4", "--flip")
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+@pytest.mark.parametrize(("launch", "start"), [(None, "python"), ("accelerate launch --num_processes 8",) * 2])
+def test_programs_are_started_as_modules(launch: str | None, start: str, tmp_path: Path, capsys: Said) -> None:
+    more = [] if launch is None else ["--launch", launch]
+    path = write_table_file(tmp_path, stages=["stage1", "stage2"])
+    argv = ("--rows", "+ more", "--output", "o", "--data-root", "d", *more, "--", "steps=7")
+    assert ablate(path, "--dry-run", *argv) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if " -m cutie_geo " in line]
+    begin = f"{start} -m cutie_geo train --stage"
+    end = "--model cutie-small --output o/more --data-root d --tracker none"
+    assert commands == [
+        f"{begin} stage1 {end} seed=1 steps=7",
+        f"{begin} stage2 {end} --weights o/more/cutie-small/stage1/final seed=1 steps=7",
+        f"{start} -m cutie_geo infer --model o/more/cutie-small/stage2/final --dataset generic --data-root d "
+        "--output o/more/masks",
+    ]
+
+
+def test_nothing_is_written_by_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_table_file(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert ablate(path, "--dry-run") == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_row_that_cannot_be_planned_is_named_by_a_dry_run(tmp_path: Path, capsys: Said) -> None:
+    rows = [a_row(options=["colour=red"]), a_row(name="two")]
+    assert ablate(write_table_file(tmp_path, rows=rows), "--dry-run") == 2
+    printed = capsys.readouterr().out
+    assert "error: " in printed and "unknown colour" in printed
+    assert "--output runs/ablations/toy/two" in printed
+
+
+def test_this_interpreter_runs_programs_unless_told_otherwise() -> None:
+    assert launcher(None) == (sys.executable,)
+    assert launcher(f"{shlex.quote(sys.executable)} -X dev") == (sys.executable, "-X", "dev")
+
+
+def plan_of(row: dict[str, Any], checkpoints: dict[str, str] | None = None, **changes: Any) -> Any:
+    content = a_table(**changes)
+    paper = {"j_and_f": 80.0, "j": 79.0, "f": 81.0}
+    content["rows"] = [{**row, "paper": paper}, {"name": "after", "same_weights_as": row["name"], "paper": paper}]
+    config = build(AblationConfig, content)
+    setting = Setting(config, "t", Path("o"), Path("d"), ("python",), checkpoints or {}, fetch=False)
+    return plan_row(setting, config.rows[0]), plan_row(setting, config.rows[1])
+
+
+def test_what_the_first_stage_starts_from_is_nothing_to_the_second() -> None:
+    options = ["weights.warm_start=w.pth", "weights.vision=v.pt", "weights.geometry=g.pt"]
+    plan, _ = plan_of({"name": "one", "options": options}, model="cutie-geo-large", stages=["stage1", "stage2"])
+    first, second = plan.trainings
+    assert "weights.warm_start=w.pth" in first.command and "weights.warm_start=w.pth" not in second.command
+    assert "weights.vision=v.pt" in second.command
+    # a checkpoint holds no frozen encoders, so infer needs to know their files
+    assert [item for item in plan.infer if item.startswith("weights.")] == options[1:]
+
+
+def test_a_checkpoint_replaces_the_trainings_of_its_row_and_of_those_that_share_it() -> None:
+    for plan in plan_of({"name": "one"}, {"one": "here"}) + plan_of({"name": "one", "checkpoint": "here"}):
+        assert plan.trainings == ()
+        assert plan.model == "here"
+        assert "here" in plan.infer
+
+
+def test_published_weights_are_run_or_trained_on() -> None:
+    plan, _ = plan_of({"name": "one", "weights": "published", "stages": []})
+    assert "--weights" not in plan.infer and "cutie-small" in plan.infer
+    plan, _ = plan_of({"name": "one", "weights": "published"})
+    assert any(item.endswith("cutie-small-mega.pth") for item in plan.trainings[0].command)
+    with pytest.raises(ValueError, match="cutie-geo-large has no published weights"):
+        plan_of({"name": "one", "weights": "published"}, model="cutie-geo-large")
+
+
+# ---------------------------------------------------------------------------------------------------------------- table
+def test_a_table_shows_differences_and_what_is_missing() -> None:
+    ours = {"J&F": 81.5, "J": 79.0, "F": 84.0}
+    rows = [
+        TableRow("a | b", PAPER, ours),
+        TableRow("sent", PAPER, submission=Path("x.zip")),
+        TableRow("bad", PAPER, error="why"),
+        TableRow("open", PAPER),
+    ]
+    printed = lines(rows)
+    assert printed[1].split()[-9:] == ["81.50", "80.00", "+1.50", "79.00", "79.00", "+0.00", "84.00", "81.00", "+3.00"]
+    assert printed[2].split()[1] == "submission"
+    assert printed[4].split()[1:4] == ["n/a", "80.00", "n/a"]
+    assert printed[5:] == ["submission of sent: x.zip", "failed: bad: why"]
+    page = markdown("A table", "Take care.", rows)
+    assert "| a \\| b | 81.50 | 80.00 | +1.50 |" in page
+    assert "Take care." in page
+    assert bars(rows).height > 4 * 3 * 20
+
+
+# ------------------------------------------------------------------------------------------------------------ stand-ins
+PROGRAM = '''
+"""Does what `python -m cutie_geo train` or `infer` would, at once; tells what it was asked in calls.txt."""
+import json, shutil, signal, sys, time
+from pathlib import Path
+here, argv = Path(__file__).parent, sys.argv[3:]
+with (here / "calls.txt").open("a") as file:
+    file.write(" ".join(argv) + "\\n")
+option = {name: argv[k + 1] for k, name in enumerate(argv[:-1]) if name.startswith("--")}
+if argv[0] == "train":
+    if "seed=1" in argv and (here / "broken").exists():
+        sys.exit(2)
+    if (here / "slow").exists():
+        def stop(*_):
+            (here / "told").open("a").write("x")
+            time.sleep(0.5)
+            (here / "saved").touch()
+            sys.exit(143)
+        signal.signal(signal.SIGTERM, stop)
+        (here / "training").touch()
+        time.sleep(60)
+    run = Path(option["--output"]) / "cutie-small" / option["--stage"]
+    (run / "final").mkdir(parents=True, exist_ok=True)
+    (run / "final" / "config.json").write_text("{}")
+    (run / "log.jsonl").write_text(json.dumps({"step": 1, "loss/total": 2.0}) + "\\n" + '{"step": 2, "loss')
+else:
+    masks = Path(option["--output"])
+    if not masks.is_dir():
+        shutil.copytree(Path(option["--data-root"]) / "Annotations", masks)
+'''
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> list[str]:
+    """Arguments for a run of a toy table with programs that do nothing but what counts here."""
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    write_data(tmp_path / "data")
+    launch = shlex.join([sys.executable, str(tmp_path / "program.py")])
+    where = ["--data-root", tmp_path / "data", "--output", tmp_path / "out", "--launch", launch, "--tracker", "none"]
+    return [str(item) for item in (write_table_file(tmp_path), *where)]
+
+
+def calls(folder: Path) -> list[str]:
+    """Which commands were run on which rows, in order."""
+    path = folder / "calls.txt"
+    told = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [f"{words[0]} {words[words.index('--output') + 1].removeprefix(str(folder))}" for words in told]
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file was last written; `infer` renews its summary and the time of a folder is no matter."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "run.json"]
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def test_rows_are_trained_segmented_scored_and_tabled(toy: list[str], tmp_path: Path, capsys: Said) -> None:
+    assert ablate(*toy) == 0
+    assert calls(tmp_path) == [
+        "train /out/plain", "infer /out/plain/masks", "train /out/more", "infer /out/more/masks",
+        "infer /out/plain-flipped/masks",
+    ]  # fmt: skip
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert [(row["name"], row["status"], row["ours"]["J"]) for row in table["rows"]] == [
+        ("plain", "scored", 100.0), ("+ more", "scored", 100.0), ("plain, flipped", "scored", 100.0),
+    ]  # fmt: skip
+    assert table["rows"][0]["difference"] == {"J&F": 20.0, "J": 21.0, "F": 19.0}
+    assert "| plain | 100.00 | 80.00 | +20.00 |" in (tmp_path / "out" / "table.md").read_text()
+    with Image.open(tmp_path / "out" / "table.png") as picture:
+        assert picture.format == "PNG"
+    assert "+20.00" in capsys.readouterr().out
+
+
+def test_the_same_command_again_finds_nothing_to_do(toy: list[str], tmp_path: Path) -> None:
+    assert ablate(*toy) == 0
+    before = times(tmp_path / "out")
+    (tmp_path / "calls.txt").unlink()
+    assert ablate(*toy) == 0
+    assert all(call.startswith("infer") for call in calls(tmp_path))  # which looks for itself what is complete
+    assert times(tmp_path / "out") == before
+
+
+def test_other_masks_are_scored_anew(toy: list[str], tmp_path: Path) -> None:
+    assert ablate(*toy) == 0
+    write_mask(tmp_path / "out" / "plain" / "masks" / "bear" / "00001.png", regions((1,)))
+    assert ablate(*toy) == 0
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert table["rows"][0]["ours"]["J"] < 100.0 == table["rows"][1]["ours"]["J"]
+
+
+def test_chosen_rows_leave_the_others_as_they_are(toy: list[str], tmp_path: Path) -> None:
+    assert ablate(*toy, "--rows", "plain, flipped") == 0  # which needs the weights of another
+    assert calls(tmp_path) == ["train /out/plain", "infer /out/plain-flipped/masks"]
+    assert ablate(*toy, "--rows", "+ more") == 0
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert [row["status"] for row in table["rows"]] == ["not done", "scored", "scored"]
+
+
+def test_a_row_that_fails_fails_alone(toy: list[str], tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "broken").touch()
+    rows = [
+        *a_table()["rows"],
+        a_row(name="odd", options=["colour=red"]),
+        a_row(name="after", same_weights_as="+ more"),
+    ]
+    write_table_file(tmp_path, rows=rows)
+    assert ablate(*toy) == 2
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert [row["status"] for row in table["rows"]] == ["scored", "failed", "scored", "failed", "failed"]
+    printed = capsys.readouterr().out
+    assert "error: + more: training tiny_rendered ended with exit status 2" in printed
+    assert "unknown colour" in table["rows"][3]["error"]
+    assert table["rows"][4]["error"] == "its weights are those of + more, which failed"
+    (tmp_path / "broken").unlink()
+    write_table_file(tmp_path)
+    assert ablate(*toy) == 0
+
+
+def test_masks_that_cannot_be_scored_fail_their_row(toy: list[str], tmp_path: Path) -> None:
+    assert ablate(*toy) == 0
+    (tmp_path / "out" / "plain" / "masks" / "bear" / "00001.png").unlink()
+    assert ablate(*toy) == 2
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert "bear/00001: the prediction is missing" in table["rows"][0]["error"]
+    assert table["rows"][2]["status"] == "scored"
+
+
+def test_true_masks_may_lie_elsewhere(toy: list[str], tmp_path: Path) -> None:
+    (tmp_path / "data" / "Annotations").rename(tmp_path / "data" / "truth")
+    write_data(tmp_path / "data")
+    write_table_file(tmp_path, truth=["nowhere", "truth"], rows=[a_row()])
+    assert ablate(*toy) == 0
+    assert json.loads((tmp_path / "out" / "one" / "scores.json").read_text())["gt"].endswith("truth")
+    write_table_file(tmp_path, truth="nowhere", rows=[a_row()])
+    assert ablate(*toy) == 2
+
+
+def test_where_truth_is_not_public_a_zip_is_made(toy: list[str], tmp_path: Path, capsys: Said) -> None:
+    write_table_file(tmp_path, dataset="mose-valid", submission="zip", rows=[a_row()])
+    assert ablate(*toy) == 0
+    path = tmp_path / "out" / "one" / "submission.zip"
+    assert f"submission of one: {path}" in capsys.readouterr().out
+    before = times(tmp_path / "out")
+    assert ablate(*toy) == 0
+    assert times(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_container_of_visor_is_explained(masks: bool, toy: list[str], tmp_path: Path, capsys: Said) -> None:
+    root = tmp_path / "data"
+    if masks:
+        for kind in ("JPEGImages", "Annotations"):
+            (root / kind).rename(root / "480p")
+            (root / kind).mkdir()
+            (root / "480p").rename(root / kind / "480p")
+        (root / "ImageSets" / "2022").mkdir(parents=True)
+        (root / "ImageSets" / "2022" / "test.txt").write_text("bear\ncat\n")
+    rows = [a_row(), a_row(name="two", same_weights_as="one", infer=["--ms", "1.2", "--flip"])]
+    write_table_file(tmp_path, dataset="visor-test", submission="container", rows=rows)
+    assert ablate(*toy) == 0
+    assert [call.split()[0] for call in calls(tmp_path)] == (["train", "infer", "infer"] if masks else ["train"])
+    page = (tmp_path / "out" / "two" / "submission.md").read_text()
+    assert f"cp {tmp_path}/out/one/cutie-small/tiny_rendered/final/* docker/visor/model/" in page
+    assert "cutie-geo-visor --ms 1.2 --flip" in page
+    assert "submission of two" in capsys.readouterr().out
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_an_interruption_lets_the_training_save(toy: list[str], tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cutie_geo", "ablate", *toy], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    wait_for(tmp_path / "training")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "interrupted; the same command goes on" in said
+    assert (tmp_path / "saved").exists()  # it waited for that
+    assert (tmp_path / "told").read_text() == "x"  # a second signal would have ended it without
+    (tmp_path / "slow").unlink()
+    assert ablate(*toy) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------- W&B
+class FakeRun:
+    """Remembers what a run of W&B is told."""
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.began: list[dict[str, Any]] = []
+
+    def init(self, **options: Any) -> "FakeRun":
+        self.began.append(options)
+        return self
+
+    def define_metric(self, *_: Any, **__: Any) -> None: ...
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+    def finish(self) -> None: ...
+
+
+def test_curves_and_scores_are_logged_once(toy: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    run = FakeRun()
+    monkeypatch.setattr("wandb.init", run.init)
+    argv = [*toy[:-1], "wandb", "--rows", "plain", "plain, flipped"]
+    assert ablate(*argv) == 0
+    assert ablate(*argv) == 0
+    assert [(began["name"], began["group"]) for began in run.began] == [("plain", "toy"), ("plain, flipped", "toy")]
+    assert run.logged == [{"tiny_rendered/step": 1, "tiny_rendered/loss/total": 2.0}]  # a torn line is left out
+    assert run.summary["J&F"] == 100.0 and run.summary["difference/J&F"] == 20.0
+    # other masks: the same run again, without its curves
+    write_mask(tmp_path / "out" / "plain" / "masks" / "bear" / "00001.png", regions((1,)))
+    assert ablate(*argv) == 0
+    assert len(run.began) == 3 and run.began[2]["id"] == run.began[0]["id"]
+    assert len(run.logged) == 1
+
+
+def test_a_tracker_that_fails_costs_no_row(toy: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+
+    def offline(**_: Any) -> None:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("wandb.init", offline)
+    assert ablate(*toy[:-1], "wandb") == 0
+
+
+def test_a_missing_log_is_empty(tmp_path: Path) -> None:
+    assert read_log(tmp_path / "log.jsonl") == []
+
+
+# ----------------------------------------------------------------------------------------------------------- end to end
+@pytest.mark.slow
+def test_a_tiny_table_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_options(tmp_path)
+    write_data(tmp_path / "data")
+    infer = ["--precision", "fp32", "--device", "cpu", "--cpu-threads", "1"]
+    rows = [
+        a_row(), a_row(name="two", options=["seed=2"]), a_row(name="broken", options=["data=[{name: visor-train}]"]),
+        a_row(name="flipped", same_weights_as="one", infer=["--flip"]),
+    ]  # fmt: skip
+    for row in rows[:3]:
+        row["weights"] = "none"
+    path = write_table_file(tmp_path, model=str(tmp_path / "tiny.yaml"), options=STAGE, infer=infer, rows=rows)
+    output = tmp_path / "out"
+    tracker = "wandb" if find_spec("wandb") else "none"
+    argv = [path, "--data-root", tmp_path / "data", "--output", output, "--tracker", tracker, "--workers", 0]
+    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "cutie_geo", "ablate", *map(str, argv)]
+    first = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    table = json.loads((output / "table.json").read_text())
+    statuses = [row["status"] for row in table["rows"]]
+    assert statuses == ["scored", "scored", "failed", "scored"], first.stdout + first.stderr
+    assert first.returncode == 2
+    assert all(0 <= row["ours"]["J&F"] <= 100 for row in table["rows"] if row["ours"])
+    assert (output / "one" / "tiny" / "tiny_rendered" / "final" / "model.safetensors").is_file()
+    before = times(output)
+    if tracker == "wandb":
+        assert len([name for name in before if name.endswith(".wandb")]) == 3
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert times(output) == before
