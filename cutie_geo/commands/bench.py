@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from cutie_geo.commands.bench_data import add_data_arguments, run_data
+from cutie_geo.commands.bench_training import add_training_arguments, run_training
 from cutie_geo.commands.flops import frame_cost, peak_gflop_per_second, table
 from cutie_geo.commands.infer import DEFAULT_MODEL, device_name, versions
 from cutie_geo.commands.suite import ENSEMBLE_OBJECTS, HEADER, PLAIN_OBJECTS, ROOF, ensemble, line, plain, throughput
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="key=value", help="options of tracker or model, such as use_long_term=true"
     )
     add_data_arguments(parser)
+    add_training_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,6 +69,11 @@ def run(args: argparse.Namespace) -> int:
     if args.data:
         require(not (args.flops or args.suite), "--data: wanted alone, without --flops and --suite")
         return run_data(args, machine(torch.device("cpu")) | {"command": _shown(args.command_line)})
+    if args.training is not None:
+        require(not (args.flops or args.suite), "--training: wanted alone, without --flops and --suite")
+        if args.cpu_threads is not None:
+            torch.set_num_threads(args.cpu_threads)
+        return run_training(args, machine(resolve_device(args.device)) | {"command": _shown(args.command_line)})
     _fill_in(args)
     options = _checked(args)
     sizes = [_size(text) for text in args.size]

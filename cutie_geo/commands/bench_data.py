@@ -3,7 +3,6 @@
 import argparse
 import cProfile
 import inspect
-import itertools
 import os
 import pstats
 import time
@@ -12,12 +11,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import cv2
-import torch
-
 from cutie_geo.commands.infer import versions
-from cutie_geo.config import ClipConfig, SourceConfig, TrainConfig, build, merge, parse_overrides, read_yaml, require
-from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, collate, steps_of
+from cutie_geo.config import ClipConfig, SourceConfig, TrainConfig, require, train_config
+from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, collate
 from cutie_geo.data.clips.augment import StillAugment, VideoAugment
 from cutie_geo.data.clips.footage import RenderedFootage, readable
 from cutie_geo.data.clips.merge import paste, to_slots
@@ -43,7 +39,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `bench --data`."""
     group = parser.add_argument_group("training clips")
     group.add_argument("--data", action="store_true", help="measure how fast training clips are made")
-    group.add_argument("--config", type=Path, help="YAML file of a training stage (default: short rendered clips)")
+    group.add_argument("--config", help="a training stage or its YAML file (default: short rendered clips)")
     group.add_argument("--data-root", type=Path, help="folder of the data sets that the stage names")
     group.add_argument(
         "--workers", nargs="+", type=int, help="numbers of worker processes (default: 0 1 and all cores)"
@@ -72,35 +68,11 @@ def run_data(args: argparse.Namespace, facts: dict[str, str]) -> int:
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:
-    """The stage of the YAML file, with key=value arguments laid over it, or a small one of rendered clips."""
+    """The stage named or of a YAML file, with key=value arguments laid over it, or a small one of rendered clips."""
     if args.config is None:
         require(not args.overrides, "key=value: wanted a --config that they are laid over")
         return PLAIN
-    return build(TrainConfig, merge(read_yaml(args.config), parse_overrides(args.overrides)), str(args.config))
-
-
-# --------------------------------------------------------------------------------------------------------------- parts
-def parts_of(dataset: ClipDataset, config: TrainConfig, clips: int) -> dict[str, float]:
-    """Milliseconds of one clip by part, drawn in this process by one thread.
-
-    A profiler counts, which makes parts with many small steps, such as rendering, look slower than they are.
-    """
-    steps = steps_of(len(dataset), config.batch, config.seed, 0, config.steps)
-    keys = list(itertools.islice(itertools.chain.from_iterable(steps), clips))
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    dataset[keys[0]]  # whatever is loaded on first use isn't part of a clip
-    profile = cProfile.Profile()
-    with profile:
-        start = time.perf_counter()
-        collate([dataset[key] for key in keys])
-        seconds = time.perf_counter() - start
-    torch.set_num_threads(threads[0])
-    cv2.setNumThreads(threads[1])
-    spent = {part: sum(_seconds_in(profile, function) for function in functions) for part, functions in PARTS.items()}
-    spent["the rest"] = seconds - sum(spent.values())
-    return {part: 1000 * each / len(keys) for part, each in spent.items()}
+    return train_config(str(args.config), args.overrides)
 
 
 def _seconds_in(profile: cProfile.Profile, function: Callable[..., Any]) -> float:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from cutie_geo.config import TrainConfig
 from cutie_geo.model.network import CutieGeo
@@ -45,6 +46,8 @@ class Plan(NamedTuple):
     frozen: dict[str, int]
     """Numbers of weights that are not trained, by part."""
     memory: MemoryPlan
+    flop_per_step: int
+    """Operations of a step over all processes, a product with a sum counted as two; without the losses."""
     rates: list[tuple[int, float]]
     """From which step on the learning rate is what; only the start of each section of a falling curve."""
 
@@ -75,6 +78,8 @@ class Plan(NamedTuple):
             ),
             f"frozen: {sum(self.frozen.values()):,} weights",
             *(f"  {part}: {count:,}" for part, count in self.frozen.items()),
+            f"arithmetic: {self.flop_per_step / 1e12:.3g} TFLOP a step: at 100 TFLOP/s all steps take "
+            f"{self.flop_per_step * config.steps / 1e14 / 3600:.1f} hours",
             f"memory: {memory.total / GIB:.2f} GiB a device (estimate): frozen weights {memory.frozen / GIB:.2f}, "
             f"trained weights with gradients and moments {memory.trained / GIB:.2f}, kept for gradients "
             f"{memory.clips} clips x {memory.kept_per_clip / GIB:.2f}; encoders' working memory comes on top",
@@ -88,9 +93,12 @@ def make_plan(model: CutieGeo, config: TrainConfig, processes: int = 1) -> Plan:
     frozen_bytes = sum(w.numel() * w.element_size() for w in model.parameters() if not w.requires_grad)
     clips = max(config.batch // (processes * config.accumulate), 1)
     per_weight = ADAM_BYTES + (4 if config.optimiser.ema else 0)
-    memory = MemoryPlan(frozen_bytes, trained * per_weight, kept_bytes(model, config), clips)
+    cost = clip_cost(model, config)
+    memory = MemoryPlan(frozen_bytes, trained * per_weight, cost.kept, clips)
     dtype = str(model.precision).removeprefix("torch.")
-    return Plan(config, processes, dtype, found, frozen_counts(model), memory, sections(config))
+    return Plan(
+        config, processes, dtype, found, frozen_counts(model), memory, cost.flop * config.batch, sections(config)
+    )
 
 
 def frozen_counts(model: CutieGeo) -> dict[str, int]:
@@ -114,9 +122,17 @@ def sections(config: TrainConfig) -> list[tuple[int, float]]:
     return [(step, rate_at(step, config.steps, config.optimiser)) for step in chosen]
 
 
-def kept_bytes(model: CutieGeo, config: TrainConfig) -> int:
-    """Bytes that a forward pass over one clip keeps for its gradients. Nothing is computed: shapes alone go through the
-    network."""
+class ClipCost(NamedTuple):
+    """What one clip with the most objects costs."""
+
+    kept: int
+    """Bytes that its forward pass keeps for its gradients."""
+    flop: int
+    """Operations of its forward and backward pass, a product with a sum counted as two; without the losses."""
+
+
+def clip_cost(model: CutieGeo, config: TrainConfig) -> ClipCost:
+    """The cost of one clip. Nothing is computed: shapes alone go through the network."""
     slots, clips = config.clips.max_objects, config.clips
     seen: dict[int, int] = {}
     held: list[Tensor] = []  # so that no storage's place is given to another while they are counted
@@ -129,12 +145,16 @@ def kept_bytes(model: CutieGeo, config: TrainConfig) -> int:
         return tensor
 
     references = [reference_frames(0, clips.length, config.unroll.reference_frames)]
-    kept = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     was_training = model.training
     model.train()
-    with FakeTensorMode(allow_non_fake_inputs=True), kept, model.autocast():
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
         images = unit_range(torch.zeros(1, clips.length, 3, clips.crop, clips.crop, dtype=torch.uint8))
         masks = one_hot(torch.zeros(1, clips.crop, clips.crop, dtype=torch.uint8), slots)
-        propagate(model, images, masks, torch.ones(1, slots), references, [True] * clips.length, config.unroll)
+        deep = [True] * clips.length
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), model.autocast():
+            said = propagate(model, images, masks, torch.ones(1, slots), references, deep, config.unroll)
+        kept = sum(seen.values())
+        sum(field.float().mean() for field in said).backward()  # type: ignore[union-attr]
+    model.zero_grad(set_to_none=True)
     model.train(was_training)
-    return sum(seen.values())
+    return ClipCost(kept, counter.get_total_flops())

@@ -10,8 +10,9 @@ from tiny import TINY_GEO_YAML
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from toy_videos import tiny_options
+from training import write_stage
 
-from cutie_geo.__main__ import main
+from cutie_geo.__main__ import main, run_one
 from cutie_geo.commands.bench import WARM_UP
 from cutie_geo.commands.flops import Tally
 from cutie_geo.commands.suite import ensemble, plain
@@ -173,3 +174,15 @@ def test_views_of_an_ensemble_are_undone():
     for view in [*plain((48, 64)), *ensemble((48, 64), [1.0])]:
         torch.testing.assert_close(view.back(view.of(probs), (48, 64)), probs)
     assert [view.size((480, 854)) for view in ensemble((480, 854))][::2] == [(576, 1025), (624, 1110), (672, 1196)]
+
+
+def test_training_is_measured_on_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_stage(tmp_path, TINY_GEO_YAML)
+    report = tmp_path / "report.json"
+    options = ["--training", str(tmp_path / "toy.yaml"), "--steps", "2", "--device", "cpu", "--json", str(report)]
+    assert run_one("bench", [*options, "batch=2"]) == 0
+    assert "2 clips of 3 frames at 32x32, 2 objects, float32" in capsys.readouterr().out
+    row = json.loads(report.read_text())["row"]
+    assert 0 < row["share_of_encoders"] < 1
+    assert row["clips_per_second"] == pytest.approx(2 / row["seconds_per_step"])
+    assert row["kept_gib"] > 0

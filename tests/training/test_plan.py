@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import tiny_geo_config
+from torch.utils.flop_counter import FlopCounterMode
 
 from cutie_geo.config import ClipConfig, OptimiserConfig, SourceConfig, TrainConfig, UnrollConfig
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.structures import ClipBatch
-from cutie_geo.training.plan import kept_bytes, make_plan, sections
+from cutie_geo.training.plan import clip_cost, make_plan, sections
 from cutie_geo.training.unroll import unroll
 
 CONFIG = TrainConfig(
@@ -45,12 +46,12 @@ def test_the_memory_kept_for_gradients_is_what_a_real_pass_keeps(model: CutieGeo
     )
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         unroll(model.train(), batch, config.unroll, [True] * 3)
-    assert kept_bytes(model, config) == pytest.approx(sum(storages.values()), rel=0.02)
+    assert clip_cost(model, config).kept == pytest.approx(sum(storages.values()), rel=0.02)
 
 
 def test_checkpointing_keeps_less(model: CutieGeo) -> None:
     plain, recomputed = (
-        kept_bytes(model, replace(CONFIG, unroll=UnrollConfig(checkpointing=on))) for on in (False, True)
+        clip_cost(model, replace(CONFIG, unroll=UnrollConfig(checkpointing=on))).kept for on in (False, True)
     )
     assert recomputed < plain / 2
 
@@ -71,3 +72,15 @@ def test_a_plan_counts_weights_steps_and_clips(model: CutieGeo) -> None:
 def test_sections_name_where_the_rate_changes() -> None:
     falling = replace(CONFIG, optimiser=OptimiserConfig(schedule="cosine", warm_up=10))
     assert [step for step, _ in sections(falling)] == [0, 10, 25, 50, 75, 99]
+
+
+def test_arithmetic_is_counted_with_the_way_back(model: CutieGeo) -> None:
+    labels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    images = torch.zeros(1, 3, 3, 64, 64, dtype=torch.uint8)
+    batch = ClipBatch(images, labels, torch.tensor([2]), torch.tensor([0]), ("a",))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unroll(model.train(), batch, CONFIG.unroll, [True] * 3)
+    forward = counter.get_total_flops()
+    assert 2 * forward < clip_cost(model, CONFIG).flop < 3 * forward, "frozen parts have no way back"
+    assert all(weight.grad is None for weight in model.parameters())
+    assert make_plan(model, CONFIG).flop_per_step == 8 * clip_cost(model, CONFIG).flop
