@@ -4,12 +4,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import LAUNCHER, finish, start, wait_for
 from tiny import TINY_GEO_YAML
 from toy_videos import contents, read_ids, summary, tiny_options, torn_files, write_mask, write_videos
 
@@ -22,33 +21,6 @@ LONG = 2000
 """Frames of a video that is not over before a signal comes."""
 LIMIT = 2000
 """Bytes that a label map of a small video fits in, and its probabilities don't."""
-PATIENCE = 120.0
-"""Seconds after which a program counts as hung."""
-
-
-def start(*argv: object, **options: object) -> subprocess.Popen[str]:
-    """A program, which tells what it says in one stream."""
-    command = [sys.executable, *map(str, argv)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)  # type: ignore[call-overload]
-
-
-def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> tuple[int, str]:
-    """Exit status and all that was said. Ends a program that hangs."""
-    try:
-        said, _ = process.communicate(timeout=patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return process.returncode, said
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Return once `path` is there."""
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"{path} never came"
-        time.sleep(0.01)
 
 
 def many_frames(folder: Path) -> None:
@@ -154,9 +126,7 @@ def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path):
 # --------------------------------------------------------------------------------------------------------- processes
 def launch(*argv: object) -> tuple[int, str]:
     """infer.py in two processes on the CPU."""
-    flags = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    flags += " --num_cpu_threads_per_process 1 --main_process_port 0"
-    return finish(start("-m", "accelerate.commands.launch", *flags.split(), INFER, *argv))
+    return finish(start(*LAUNCHER, INFER, *argv))
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def _videos(source: SourceConfig, data_root: Path | None) -> list[LabelledVideo]
 
 def _scene(source: SourceConfig, config: ValidationConfig) -> SceneConfig:
     given = parse_overrides(source.scene)
-    shape = {"frames": config.length, "late_probability": 0.0}
+    shape = {"height": config.size, "width": config.size, "frames": config.length, "late_probability": 0.0}
     return build(SceneConfig, shape | given, "validation: rendered: scene")
 
 

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import programs
 import psutil
 import pytest
 import torch
 import yaml
+from programs import LAUNCHER, PATIENCE, finish, wait_for
 from tiny import TINY_GEO_YAML
 from training import outcome, run_folder, same, without_weights, write_stage
 
@@ -24,34 +26,11 @@ from cutie_geo.data.example import example_frames, example_masks
 from cutie_geo.model.load import load_model
 
 TRAIN = Path(__file__).parents[2] / "train.py"
-PATIENCE = 240.0
-LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-LAUNCH += " --dynamo_backend no --num_cpu_threads_per_process 1 --main_process_port 0"
 
 
 def start(*argv: object, processes: int = 1, **options: Any) -> subprocess.Popen[str]:
     """train.py as a program of its own, in one process or in two."""
-    launch = LAUNCH.split() if processes == 2 else []
-    command = [sys.executable, *launch, str(TRAIN), *map(str, argv)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit status and all that was said. Ends a program that hangs, with its children."""
-    try:
-        said, _ = process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return process.returncode, said
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"{path} never came"
-        time.sleep(0.005)
+    return programs.start(*(LAUNCHER if processes == 2 else []), TRAIN, *argv, **options)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +133,13 @@ def test_two_processes_of_two_clips_are_one_of_four(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "helpers" / "dump_gradients.py"
     arguments = write_stage(tmp_path)
     for processes in (1, 2):
-        launch = LAUNCH.split() if processes == 2 else []
-        command = [sys.executable, *launch, str(script), str(tmp_path / f"{processes}.pt"), *arguments]
+        command = [
+            sys.executable,
+            *(LAUNCHER if processes == 2 else []),
+            str(script),
+            str(tmp_path / f"{processes}.pt"),
+            *arguments,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stdout + done.stderr
     one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
