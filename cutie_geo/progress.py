@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 LOG_SECONDS = 30.0
 """Between two lines about one video in a log."""
-LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} {unit}s in {elapsed}, {rate_fmt}{postfix}"
+LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} {unit}s in {elapsed}, {remaining} left, {rate_fmt}{postfix}"
 
 
 def progress(total: int | None, name: str, unit: str, line: int = 0, leave: bool = True, show: bool = True) -> tqdm:

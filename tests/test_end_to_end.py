@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import LAUNCHER, finish, start, wait_for
+from programs import LAUNCHER, finish, small_disk, start, wait_for
 from tiny import TINY_GEO_YAML
 from toy_videos import contents, read_ids, summary, tiny_options, torn_files, write_mask, write_videos
 
@@ -82,18 +82,10 @@ def test_sigterm_leaves_as_cleanly(tmp_path: Path):
 
 
 # ---------------------------------------------------------------------------------------------------------- the disk
-def full_file_system(folder: Path) -> bool:
-    """Mount a file system of 64 KiB at `folder`; False where that isn't allowed."""
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    return bool(mount) and subprocess.run(command, capture_output=True).returncode == 0
-
-
 def test_a_disk_that_is_really_full_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     videos, masks = write_videos(tmp_path, ["bear"], frames=40)
     disk = tmp_path / "disk"
-    if not full_file_system(disk):
+    if not small_disk(disk, "64k"):
         pytest.skip("no right to mount a file system")
     try:
         argv = ["--video", videos, "--mask", masks, "--output", disk / "out", "--save-probs", *tiny_options(tmp_path)]

@@ -224,7 +224,7 @@ class ValidationConfig:
     data: tuple[SourceConfig, ...] = ()
     """Videos with all masks, or `rendered`, whose first clips are drawn from seeds that training never uses."""
     size: int = 480
-    """Shorter side that larger frames are shrunk to."""
+    """Shorter side that larger frames are shrunk to, and both sides of rendered ones, in pixels."""
     length: int = 24
     """Frames of a rendered clip."""
 

@@ -108,19 +108,26 @@ class PixelFusion(nn.Module):
         return self.fusion(pixel, read + grouped(self.sensory, state))
 
 
+FUSED_GAIN = 5.0
+"""Of keys behind the fusion of encoders, which starts at random and gives small features. With a gain of 1, which suits
+a ResNet from ImageNet, keys are so alike that every position reads the mean of the memory, and training takes long to
+leave that: docs/results.md has the figures."""
+
+
 class KeyProjection(nn.Module):
     """Keys, shrinkage and selection of a frame. Float32 whatever the autocast: small differences of keys decide.
 
     Source: Cutie specification, section 3.2.
     """
 
-    def __init__(self, in_channels: int, value_dim: int, key_dim: int) -> None:
+    def __init__(self, in_channels: int, value_dim: int, key_dim: int, gain: float = 1.0) -> None:
+        """gain: how far apart keys start; see `FUSED_GAIN`."""
         super().__init__()
         self.reduce = nn.Conv2d(in_channels, value_dim, 1)
         self.key = nn.Conv2d(value_dim, key_dim, 3, padding=1)
         self.shrinkage = nn.Conv2d(value_dim, 1, 3, padding=1)
         self.selection = nn.Conv2d(value_dim, key_dim, 3, padding=1)
-        nn.init.orthogonal_(self.key.weight.data)
+        nn.init.orthogonal_(self.key.weight.data, gain)
         nn.init.zeros_(self.key.bias.data)  # type: ignore[union-attr]
 
     def forward(self, f16: Float[Tensor, "B C h w"]) -> tuple[Tensor, Tensor, Tensor]:

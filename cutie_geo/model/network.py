@@ -13,7 +13,7 @@ from cutie_geo.model.blocks import normalise
 from cutie_geo.model.decoder import MaskDecoder
 from cutie_geo.model.encoder import FusedEncoder, build_encoder
 from cutie_geo.model.hub import HubModel
-from cutie_geo.model.mask_encoder import KeyProjection, MaskEncoder, ObjectSummarizer, PixelFusion
+from cutie_geo.model.mask_encoder import FUSED_GAIN, KeyProjection, MaskEncoder, ObjectSummarizer, PixelFusion
 from cutie_geo.model.object_transformer import ObjectTransformer
 from cutie_geo.ops import (
     area,
@@ -49,7 +49,8 @@ class CutieGeo(nn.Module, HubModel):
         self.encoder = build_encoder(config.encoder)
         c16, c8, c4 = self.encoder.channels
         self.pixel_projection = nn.Conv2d(c16, config.value_dim, 1)
-        self.key_projection = KeyProjection(c16, config.value_dim, config.key_dim)
+        gain = FUSED_GAIN if config.encoder.is_hiera else 1.0
+        self.key_projection = KeyProjection(c16, config.value_dim, config.key_dim, gain)
         self.mask_encoder = MaskEncoder(config)
         self.object_summarizer = ObjectSummarizer(config)
         self.pixel_fusion = PixelFusion(config)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from programs import LAUNCHER, PATIENCE, finish, wait_for
+from programs import LAUNCHER, PATIENCE, finish, small_disk, wait_for
 from tiny import TINY_GEO_YAML
 from training import outcome, run_folder, same, without_weights, write_stage
 
@@ -153,12 +154,29 @@ def test_two_processes_of_two_clips_are_one_of_four(tmp_path: Path) -> None:
     assert max(float(gradient.abs().max()) for gradient in one["gradients"].values()) > 1e-2
 
 
+def test_the_bar_tells_loss_speed_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_one("train", [*write_stage(tmp_path, steps=2), "--output", str(tmp_path / "runs")]) == 0
+    last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("toy: 2/2 steps in")][-1]
+    assert re.search(r", \d\d:\d\d left, .*step/s, loss=\d+\.\d+, clips/s=\d+", last), last
+
+
 def test_accumulated_parts_make_the_same_step(undisturbed: tuple[list[str], Path], tmp_path: Path) -> None:
     arguments, output = undisturbed
     assert run_one("train", [*arguments, "accumulate=2", "--output", str(tmp_path)]) == 0
     parts, whole = outcome(tmp_path)[2], outcome(output)[2]
     assert parts[0]["loss/total"] == pytest.approx(whole[0]["loss/total"], rel=1e-3)
     assert parts[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_the_bundled_stage_learns(tmp_path: Path) -> None:
+    """A quarter of `tiny_rendered`: masks of new scenes get better, with everything as a user has it."""
+    short = ["steps=150", "validation.every=0", "pictures_every=0", "save_every=150", "--tracker", "none"]
+    assert run_one("train", ["--stage", "tiny_rendered", "--device", "cpu", "--output", str(tmp_path), *short]) == 0
+    folder = tmp_path / "cutie-geo-tiny" / "tiny_rendered"
+    losses = [json.loads(line)["loss/total"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 6
+    assert losses[-1] < 0.8 * losses[0]
 
 
 # -------------------------------------------------------------------------------------------------- stages and starts
@@ -423,6 +441,26 @@ def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_or_ends(
     assert run_one("train", arguments) == 2
     assert "step-00000002" in capsys.readouterr().err
     assert sorted(p.name for p in (run_folder(tmp_path / "twice") / "checkpoints").iterdir()) == ["step-00000002"]
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["before writing", "while writing"])
+def test_a_disk_that_is_really_full_leaves_the_last_good_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, noticed: bool
+) -> None:
+    if not small_disk(tmp_path / "disk", "110m"):  # room for one checkpoint of 70 MB
+        pytest.skip("no right to mount a file system")
+    try:
+        if not noticed:
+            monkeypatch.setattr("cutie_geo.training.state.ROOM", 0.0)
+        assert run_one("train", [*write_stage(tmp_path), "--output", str(tmp_path / "disk")]) == 2
+        said = capsys.readouterr().err
+        assert ("MiB free, wanted" in said) == noticed
+        assert "the last good checkpoint is" in said
+        folder = run_folder(tmp_path / "disk") / "checkpoints"
+        assert [path.name for path in folder.iterdir()] == ["step-00000002"]
+        assert load_model(str(folder / "step-00000002"), device="cpu").config.value_dim == 32
+    finally:
+        subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
 def test_features_of_frozen_encoders_come_from_disk_the_second_time(

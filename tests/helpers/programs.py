@@ -1,5 +1,6 @@
 """Programs that tests start, wait for and interrupt."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -36,3 +37,11 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"{path} never came"
         time.sleep(0.01)
+
+
+def small_disk(folder: Path, size: str) -> bool:
+    """Mount a file system of `size` at `folder`, to be unmounted by the caller; False where that isn't allowed."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    return bool(mount) and subprocess.run(command, capture_output=True).returncode == 0

@@ -15,6 +15,7 @@ from cutie_geo.config import EncoderConfig, build
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.encoder import FusedEncoder, ScaleFusion
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.ops import similarity
 
 NANO = tiny_geo_config().encoder
 
@@ -247,3 +248,15 @@ def test_half_precision_is_for_frozen_parts_only_and_can_not_be_undone() -> None
 def test_an_encoder_that_can_not_be_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(EncoderConfig, given, "encoder")
+
+
+def test_memory_is_not_read_evenly_before_training() -> None:
+    """Keys behind a random fusion start apart: else there is nothing to learn matching from."""
+    torch.manual_seed(0)
+    model = CutieGeo(tiny_geo_config()).eval()
+    with torch.inference_mode():
+        frames = model.encode(F.interpolate(torch.rand(2, 3, 8, 8), size=(96, 96), mode="bicubic").clamp(0, 1))
+        first, second = frames.frames()
+        weights = similarity(second.key, second.selection, first.key, first.shrinkage).softmax(-1)
+    even = 1 / weights.shape[-1]
+    assert float(weights.amax(-1).mean()) > 1.2 * even
