@@ -3,6 +3,7 @@
 import argparse
 import cProfile
 import inspect
+import itertools
 import os
 import pstats
 import time
@@ -11,9 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cv2
+import torch
+
 from cutie_geo.commands.infer import versions
 from cutie_geo.config import ClipConfig, SourceConfig, TrainConfig, require, train_config
-from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, collate
+from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, collate, steps_of
 from cutie_geo.data.clips.augment import StillAugment, VideoAugment
 from cutie_geo.data.clips.footage import RenderedFootage, readable
 from cutie_geo.data.clips.merge import paste, to_slots
@@ -72,7 +76,31 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     if args.config is None:
         require(not args.overrides, "key=value: wanted a --config that they are laid over")
         return PLAIN
-    return train_config(str(args.config), args.overrides)
+    return train_config(args.config, args.overrides)
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+def parts_of(dataset: ClipDataset, config: TrainConfig, clips: int) -> dict[str, float]:
+    """Milliseconds of one clip by part, drawn in this process by one thread.
+
+    A profiler counts, which makes parts with many small steps, such as rendering, look slower than they are.
+    """
+    steps = steps_of(len(dataset), config.batch, config.seed, 0, config.steps)
+    keys = list(itertools.islice(itertools.chain.from_iterable(steps), clips))
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    dataset[keys[0]]  # whatever is loaded on first use isn't part of a clip
+    profile = cProfile.Profile()
+    with profile:
+        start = time.perf_counter()
+        collate([dataset[key] for key in keys])
+        seconds = time.perf_counter() - start
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
+    spent = {part: sum(_seconds_in(profile, function) for function in functions) for part, functions in PARTS.items()}
+    spent["the rest"] = seconds - sum(spent.values())
+    return {part: 1000 * each / len(keys) for part, each in spent.items()}
 
 
 def _seconds_in(profile: cProfile.Profile, function: Callable[..., Any]) -> float:

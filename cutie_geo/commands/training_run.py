@@ -266,11 +266,20 @@ class TrainingRun:
         result = summary(scores)
         self._shown["J&F"] = f"{result.j_and_f:.1f}"
         if self.accelerator.is_main_process:
-            values = {"J&F": result.j_and_f, "J": result.j, "F": result.f, "J&F_copied": result.copied}
+            values = {
+                "J&F": result.j_and_f,
+                "J": result.j,
+                "F": result.f,
+                "J&F_copied": result.copied,
+                "J&F_flow": result.flow,
+            }
             self.folder.append({"step": step, **{f"validation/{name}": value for name, value in values.items()},
                                 "videos": result.videos})  # fmt: skip
             self._track(step, {f"validation/{name}": value for name, value in values.items()})
-            tqdm.write(f"step {step}: J&F {result.j_and_f:.2f} (copying the first mask {result.copied:.2f})")
+            tqdm.write(
+                f"step {step}: J&F {result.j_and_f:.2f} (copying the first mask {result.copied:.2f}, "
+                f"optical flow {result.flow:.2f})"
+            )
 
     def on_save(self, state: TrainState) -> None:
         """A checkpoint by the main process; all learn what came of it.

@@ -8,16 +8,18 @@ import numpy as np
 import torch
 from jaxtyping import Int32, UInt8
 
+from cutie_geo.baselines import CopyMask, FlowMask
 from cutie_geo.config import SourceConfig, ValidationConfig, build, parse_overrides, require
 from cutie_geo.data.clips import selected, source_root
 from cutie_geo.data.index import LabelledVideo, labelled
 from cutie_geo.data.masks import object_ids, read_labels
 from cutie_geo.data.render import SceneConfig, render_clip
 from cutie_geo.data.video import read_image, resize_shorter, to_tensor
-from cutie_geo.evaluation.metrics import mean_score, score_frames
+from cutie_geo.evaluation.metrics import Score, mean_score, score_frames
+from cutie_geo.inference.segment import Segmenter
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.ops import bilinear
+from cutie_geo.ops import bilinear, nearest_labels
 
 
 class TruthVideo(NamedTuple):
@@ -35,7 +37,9 @@ class ValidationScore(NamedTuple):
     j: float
     f: float
     copied: float
-    """J&F of the first mask on every frame: what a network must beat."""
+    """J&F of the first mask on every frame: the least that a network must beat."""
+    flow: float
+    """J&F of the first mask carried along by optical flow."""
     videos: dict[str, float]
     """J&F by video."""
 
@@ -48,7 +52,8 @@ class Validation:
         self.config = config
         self._files = [(source, _videos(source, data_root)) for source in config.data if source.name != "rendered"]
         self._rendered = [(source, _scene(source, config)) for source in config.data if source.name == "rendered"]
-        self._copied: dict[str, float] = {}
+        self._floors: dict[str, tuple[float, float]] = {}
+        """By video, J&F of the methods that learn nothing."""
 
     @property
     def names(self) -> list[str]:
@@ -64,8 +69,8 @@ class Validation:
                 clip = render_clip(seed, scene)
                 yield TruthVideo(f"rendered/{seed}", list(clip.images), [x.astype(np.int32) for x in clip.labels])
 
-    def score(self, model: CutieGeo, share: slice = slice(None)) -> dict[str, tuple[float, float, float]]:
-        """(J, F, J&F of the copied first mask) of the videos in `share` of the order, by name, from 0 to 1."""
+    def score(self, model: CutieGeo, share: slice = slice(None)) -> dict[str, tuple[float, ...]]:
+        """(J, F, and J&F of the two floors) of the videos in `share` of the order, by name, from 0 to 1."""
         wanted = set(self.names[share])
         scores = {}
         was_training = model.training
@@ -73,27 +78,31 @@ class Validation:
         try:
             for video in self:
                 if video.name in wanted:
-                    truth = video.labels
-                    score = mean_score(score_frames(truth, segment(model, video, self.config.size)))
-                    if video.name not in self._copied:
-                        copied = score_frames(truth, [truth[0]] * len(truth))
-                        self._copied[video.name] = mean_score(copied).j_and_f
-                    scores[video.name] = (score.j, score.f, self._copied[video.name])
+                    score = self._score(Tracker(model), video)
+                    if video.name not in self._floors:
+                        floors = (self._score(floor, video).j_and_f for floor in (CopyMask(), FlowMask()))
+                        self._floors[video.name] = (next(floors), next(floors))
+                    scores[video.name] = (score.j, score.f, *self._floors[video.name])
         finally:
             model.train(was_training)
         return scores
 
+    def _score(self, segmenter: Segmenter, video: TruthVideo) -> Score:
+        return mean_score(score_frames(video.labels, segment(segmenter, video, self.config.size)))
 
-def summary(scores: dict[str, tuple[float, float, float]]) -> ValidationScore:
+
+def summary(scores: dict[str, tuple[float, ...]]) -> ValidationScore:
     """Means over videos of what `Validation.score` gave, in every process's share."""
     table = 100 * np.array([scores[name] for name in sorted(scores)])
-    j, f, copied = (float(value) for value in table.mean(axis=0))
-    return ValidationScore((j + f) / 2, j, f, copied, {name: 50 * (s[0] + s[1]) for name, s in sorted(scores.items())})
+    j, f, copied, flow = (float(value) for value in table.mean(axis=0))
+    return ValidationScore(
+        (j + f) / 2, j, f, copied, flow, {name: 50 * (s[0] + s[1]) for name, s in sorted(scores.items())}
+    )
 
 
-def segment(model: CutieGeo, video: TruthVideo, size: int) -> list[Int32[np.ndarray, "H W"]]:
+def segment(segmenter: Segmenter, video: TruthVideo, size: int) -> list[Int32[np.ndarray, "H W"]]:
     """Label maps of every frame, given the first one's."""
-    tracker, found = Tracker(model), []
+    found = []
     shape = video.labels[0].shape
     for t, image in enumerate(video.images):
         frame = resize_shorter(to_tensor(image), size)
@@ -101,11 +110,9 @@ def segment(model: CutieGeo, video: TruthVideo, size: int) -> list[Int32[np.ndar
         if t == 0:
             given = torch.from_numpy(video.labels[0])
             if frame.shape[-2:] != shape:
-                given = torch.nn.functional.interpolate(
-                    given[None, None].float(), size=frame.shape[-2:], mode="nearest-exact"
-                )[0, 0].int()
-        probs = tracker.step(frame, given)
-        labels = tracker.labels(bilinear(probs[None], (shape[0], shape[1]))[0])
+                given = nearest_labels(given, (frame.shape[1], frame.shape[2]))
+        probs = segmenter.step(frame, given)
+        labels = segmenter.labels(bilinear(probs[None], (shape[0], shape[1]))[0])
         found.append(labels.to("cpu", torch.int32).numpy())
     return found
 

@@ -242,6 +242,7 @@ def test_validation_scores_videos_against_copying_their_first_mask(
     assert len(lines) == 1
     assert 0 <= lines[0]["validation/J&F"] <= 100
     assert 20 < lines[0]["validation/J&F_copied"] < 100
+    assert 20 < lines[0]["validation/J&F_flow"] < 100
     assert set(lines[0]["videos"]) == {"rendered/0", "rendered/1"}
     captured = capsys.readouterr()
     assert "copying the first mask" in captured.out + captured.err

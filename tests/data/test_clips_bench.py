@@ -59,7 +59,7 @@ def test_it_says_how_fast_clips_are_made_and_where_the_time_goes(
         (["--clips", "0"], "--clips: got 0"),
         (["--flops"], "--data: wanted alone"),
         (["a=1"], "wanted a --config"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml: can't be read"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such stage"),
     ],
 )
 def test_what_can_not_be_measured_is_an_error(options: list[str], message: str):
