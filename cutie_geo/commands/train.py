@@ -164,7 +164,7 @@ def _accelerator(args: argparse.Namespace, config: TrainConfig, trackers: list[s
         project_dir=str(folder.root),
         kwargs_handlers=[
             GradScalerKwargs(init_scale=FIRST_SCALE),
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=PATIENCE),
         ],
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 PATIENCE = 240.0
 """Seconds after which a program counts as hung."""
-LAUNCHER = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-LAUNCHER += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+CONFIG = Path(__file__).parents[2] / "configs" / "accelerate" / "cpu.yaml"
+LAUNCHER = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIG), "--num_cpu_threads_per_process", "1"]
 LAUNCHER += ["--main_process_port", "0"]
 """Of two processes on the CPU; what it runs comes after it."""
 
