@@ -30,11 +30,12 @@ from toy_videos import (
     write_videos,
 )
 
+from cutie_geo import progress
 from cutie_geo.__main__ import main, run_one
 from cutie_geo.commands import infer
 from cutie_geo.data.example import example_masks
 from cutie_geo.data.masks import read_probs
-from cutie_geo.inference import one_video, progress
+from cutie_geo.inference import one_video
 from cutie_geo.model import load
 
 Run = Callable[..., int]
