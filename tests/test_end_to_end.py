@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import LAUNCHER, finish, small_disk, start, wait_for
+from programs import LAUNCHER, PATIENCE, finish, small_disk, start, wait_for
 from tiny import TINY_GEO_YAML
 from toy_videos import contents, read_ids, summary, tiny_options, torn_files, write_mask, write_videos
 
