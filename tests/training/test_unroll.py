@@ -10,7 +10,7 @@ from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.structures import ClipBatch
 from cutie_geo.training.draws import deep_updates, reference_frames
-from cutie_geo.training.unroll import encode_clips, one_hot, unroll
+from cutie_geo.training.unroll import _view, encode_clips, unroll
 
 FRAMES = 5
 
@@ -50,14 +50,26 @@ def test_training_gives_what_inference_gives_on_the_same_frames(tiny_model: Cuti
 
 @torch.no_grad()
 def test_the_memory_read_of_training_is_that_of_inference(tiny_model: CutieGeo) -> None:
-    batch = clips()
+    batch, past = clips(), [0, 1, 2]
     features = encode_clips(tiny_model, batch.images)
     tracker = Tracker(tiny_model, mem_every=1, max_mem_frames=FRAMES, top_k=10**6)
-    for t in range(FRAMES):
-        assert torch.equal(features[t].key, tracker.encode(batch.images[0, t]).key) or torch.allclose(
-            features[t].key, tracker.encode(batch.images[0, t]).key, atol=1e-5
-        )
-    assert one_hot(batch.labels[:, 0], 3).sum() == (batch.labels[:, 0] > 0).sum()
+    memory = []
+    for t in past:
+        tracker.step(batch.images[0, t], batch.labels[0, t] if t == 0 else None)
+        assert tracker.last_mask is not None
+        empty = tiny_model.empty_sensory(features[t], 3)
+        memory.append(tiny_model.memorise(features[t], tracker.last_mask, empty))  # values don't hang on sensory memory
+    assert tracker.last_mask is not None
+    assert tracker.memory.sensory is not None
+    _, theirs = next(tracker.memory.views(tracker.last_mask))
+    ours = _view(features, memory, [past], tracker.memory.sensory, tracker.last_mask)
+    trained = tiny_model.read(features[3], ours, selector=torch.ones(1, 3))
+    inferred = tiny_model.read(tracker.encode(batch.images[0, 3]), theirs, top_k=tracker.config.top_k)
+    assert ours.key.shape[1] == theirs.key.shape[1] == 3 * 4 * 6
+    for name in ("features", "query_logits", "usage"):
+        wanted = getattr(inferred, name)
+        limit = 1e-4 * max(1.0, float(wanted.abs().max()))
+        assert float((getattr(trained, name) - wanted).abs().max()) < limit, name
 
 
 @torch.no_grad()
