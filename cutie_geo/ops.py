@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 # ----------------------------------------------------------------------------------------------------------- sizes
@@ -76,6 +78,12 @@ def area(x: Float[Tensor, "*lead H W"], factor: int) -> Float[Tensor, "*lead h w
 def full_precision(x: Tensor) -> torch.autocast:
     """A context without autocast, for what half precision would spoil."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def quick_gradients(device: torch.device) -> AbstractContextManager[object]:
+    """A context for attention that is trained. On a CPU the fused kernel is slow backwards: plain products take a
+    quarter off a whole step of training (docs/results.md)."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def soft_aggregate(probs: Float[Tensor, "B N *rest"]) -> Float[Tensor, "B N1 *rest"]:

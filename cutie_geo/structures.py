@@ -100,6 +100,9 @@ class ClipBatch(NamedTuple):
     """Where each clip came from: enough to find its files."""
     problems: tuple[str, ...] = ()
     """Files that could not be read, and were replaced by another draw; each says which and why."""
+    distance: Float[Tensor, "B T H W"] | None = None
+    """From the camera to what each pixel shows, in a unit of its own for each clip; NaN where it isn't known. None if no
+    clip knows any."""
 
 
 class MemoryTokens(NamedTuple):

@@ -19,6 +19,7 @@ from cutie_geo.training.draws import deep_updates, generators
 from cutie_geo.training.losses import batch_losses
 from cutie_geo.training.optimiser import build_optimiser, groups
 from cutie_geo.training.plan import clip_cost
+from cutie_geo.training.stage import to_device
 from cutie_geo.training.unroll import encode_clips, unit_range, unroll
 
 WARM_UP = 3
@@ -71,7 +72,7 @@ def measure_training(model: CutieGeo, config: TrainConfig, steps: int, wait: Cal
     def step(number: int) -> None:
         deep = deep_updates(config.seed, number, config.clips.length, config.unroll.deep_update_probability)
         with model.autocast():
-            said = unroll(model, batch, config.unroll, deep)
+            said = unroll(model, batch, config.unroll, deep, config.loss.depth_weight > 0)
         losses, _ = batch_losses(said, batch, config.loss, generators(batch.seeds.tolist(), model.device))
         scaled.scale(losses["total"]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
@@ -107,7 +108,10 @@ def noise(config: TrainConfig, device: torch.device) -> ClipBatch:
     labels = stripes.to(torch.uint8).expand(config.batch, clips.length, clips.crop, clips.crop).contiguous()
     counts = torch.full((config.batch,), clips.max_objects)
     names = ("noise",) * config.batch
-    return ClipBatch(images.to(device), labels.to(device), counts, torch.arange(config.batch), names)
+    batch = ClipBatch(images, labels, counts, torch.arange(config.batch), names)
+    if config.loss.depth_weight:
+        batch = batch._replace(distance=1 + images[:, :, 0].float())
+    return to_device(batch, device)
 
 
 @torch.no_grad()

@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from cutie_geo.config import preset_names
+from cutie_geo.model.bundled import BUNDLED
 from cutie_geo.model.load import needed_files
 from cutie_geo.model.weights import (
     CATALOGUE,
@@ -22,6 +23,7 @@ HELP = "download published weights, with their digests checked"
 RESUMES = True
 """Interrupted, it goes on where it stopped when it is called again."""
 
+IN_PACKAGE = "its trained weights come with the package"
 UNTRAINED = "no trained weights of it are published yet"
 WARM = "; weights.warm_start=FILE takes cutie-base's file for all behind its encoders (cutie-geo download cutie-base)"
 
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     failed = max((_download(name, uses[name], args.dir, args.force) for name in uses), default=0)
     for model, parts in models.items():
         if "model" not in parts:
-            print(f"{model}: {UNTRAINED}{WARM if parts else ''}")
+            print(f"{model}: {_where_trained(model, parts)}")
     print(_licences(uses))
     return failed
 
@@ -119,8 +121,13 @@ def _list(folder: Path | None) -> int:
         print(f"{model}: {', '.join(f'{part} {file} ({state(file, folder)})' for part, file in parts.items())}")
         print(f"  {_licences(parts.values())}")
         if "model" not in parts:
-            print(f"  {UNTRAINED}{WARM if parts else ''}")
+            print(f"  {_where_trained(model, parts)}")
     return 0
+
+
+def _where_trained(model: str, parts: Collection[str]) -> str:
+    """Where the trained weights of a model are that has none in the catalogue; `parts` of it are published."""
+    return IN_PACKAGE if model in BUNDLED else f"{UNTRAINED}{WARM if parts else ''}"
 
 
 def _describe(name: str, folder: Path | None) -> None:

@@ -106,7 +106,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, help="processes that draw clips, for each that trains (default: 4, on a CPU 1)"
     )
     how.add_argument(
-        "--cpu-threads", type=int, help="threads that compute on the CPU (default: the cores that workers leave)"
+        "--cpu-threads",
+        type=int,
+        help="threads that compute on the CPU (default: all, shared by the processes that train)",
     )
     how.add_argument("--compile", action="store_true", help="compile the network: a slow start, then faster")
     how.add_argument(
@@ -173,7 +175,8 @@ def _accelerator(args: argparse.Namespace, config: TrainConfig, trackers: list[s
 def _share_cores(args: argparse.Namespace, accelerator: Accelerator) -> None:
     """Workers and threads where nothing else was asked for.
 
-    More threads than free cores are many times slower than fewer: each waits for all others at every operation.
+    More threads than cores are many times slower than fewer: each waits for all others at every operation. Workers
+    stand back where these need a core.
     """
     on_cpu = accelerator.device.type == "cpu"
     if args.workers is None:
@@ -182,7 +185,7 @@ def _share_cores(args: argparse.Namespace, accelerator: Accelerator) -> None:
         torch.set_num_threads(args.cpu_threads)
     elif on_cpu and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(cores // accelerator.num_processes - args.workers, 1))
+        torch.set_num_threads(max(cores // accelerator.num_processes, 1))
 
 
 def run_root(args: argparse.Namespace, config: TrainConfig) -> Path:
@@ -335,9 +338,9 @@ def _probe(model: CutieGeo, config: TrainConfig) -> torch.Tensor:
     images = torch.rand(1, 3, 3, PROBE_SIDE, PROBE_SIDE, generator=draws).to(model.device)
     labels = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, dtype=torch.long, device=model.device)
     labels[:, :, 16:48, 16:48] = 1
-    batch = ClipBatch(images, labels, torch.tensor([1]), torch.tensor([0]), ("probe",))
+    batch = ClipBatch(images, labels, torch.tensor([1]), torch.tensor([0]), ("probe",), distance=1 + images[:, :, 0])
     with model.autocast():
-        said = unroll(model, batch, config.unroll, [True] * 3)
+        said = unroll(model, batch, config.unroll, [True] * 3, config.loss.depth_weight > 0)
     losses, _ = batch_losses(said, batch, config.loss, generators([0], model.device))
     return losses["total"]
 

@@ -85,7 +85,7 @@ class ModelConfig:
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
-    mask_encoder: Literal["resnet50", "resnet18"] = "resnet18"
+    mask_encoder: Literal["resnet50", "resnet18", "resnet-nano"] = "resnet18"
     """Backbone of the mask encoder."""
     key_dim: int = 64
     """Channels CK of keys and selections."""
@@ -119,6 +119,8 @@ class ModelConfig:
         require(self.position_scale > 0, f"position_scale: got {self.position_scale}, wanted more than 0")
         temperature = self.position_temperature
         require(temperature > 1, f"position_temperature: got {temperature}, wanted more than 1")
+        nano = self.mask_encoder == "resnet-nano"
+        require(not (nano and self.weights.mask_encoder), "weights.mask_encoder: no file fits resnet-nano, wanted none")
         require(self.num_queries % 2 == 0, f"num_queries: got {self.num_queries}, wanted an even number")
         require(
             self.value_dim % self.num_heads == 0,

@@ -173,11 +173,15 @@ class LossConfig:
     """Weight of the auxiliary loss of the sensory memory."""
     query_weight: float = 0.01
     """Weight of the auxiliary loss of each of the object transformer's masks."""
+    depth_weight: float = 0.0
+    """Weight of the loss of the geometry encoder's depth in clips whose distances are known, which are rendered ones;
+    0 for an encoder that knows depth already."""
 
     def __post_init__(self) -> None:
         _positive("points", self.points)
         require(self.oversample >= 1, f"oversample: got {self.oversample}, wanted 1 or more")
         _share("importance", self.importance)
+        require(self.depth_weight >= 0, f"depth_weight: got {self.depth_weight}, wanted 0 or more")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,16 @@ def normalise(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     return (image - mean) / std
 
 
+NANO: dict[str, Any] = {
+    "stem_type": "deep",
+    "stem_width": 16,
+    "layers": (1, 1, 1, 1),
+    "channels": (32, 64, 128, 256),
+}
+"""What makes a ResNet-18 the smallest that still has its stages, with three small convolutions in place of the large
+first one, which costs a third of it."""
+
+
 class ResNetFeatures(nn.Module):
     """The first three stages of a ResNet: features at strides 4, 8 and 16.
 
@@ -34,8 +44,9 @@ class ResNetFeatures(nn.Module):
 
     def __init__(self, name: str, in_channels: int = 3) -> None:
         super().__init__()
+        kind, sizes = ("resnet18", NANO) if name == "resnet-nano" else (name, {})
         body: Any = timm.create_model(
-            name, pretrained=False, features_only=True, out_indices=(1, 2, 3), in_chans=in_channels
+            kind, pretrained=False, features_only=True, out_indices=(1, 2, 3), in_chans=in_channels, **sizes
         )
         self.body: nn.Module = body
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
@@ -68,13 +79,13 @@ def _fingerprint(weight: Tensor) -> tuple[int, int, float]:
 def folded(body: nn.Module) -> nn.Module:
     """A copy of a ResNet in evaluation mode whose convolutions do the work of the normalisations behind them."""
     body = copy.deepcopy(body)
-    for block in body.modules():
-        for name, norm in list(block.named_children()):
-            if isinstance(norm, nn.BatchNorm2d):
-                # conv1 is followed by bn1 and so on; in a shortcut, which is a sequence, 0 by 1
-                before = "0" if isinstance(block, nn.Sequential) else name.replace("bn", "conv")
-                setattr(block, before, fuse_conv_bn_eval(getattr(block, before), norm))
-                setattr(block, name, nn.Identity())
+    before = ""
+    for name, module in list(body.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):  # its convolution is registered right before it
+            body.set_submodule(before, fuse_conv_bn_eval(body.get_submodule(before), module))  # type: ignore[type-var]
+            body.set_submodule(name, nn.Identity())
+        elif isinstance(module, nn.Conv2d):
+            before = name
     return body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -3,6 +3,7 @@
 Importing this module imports transformers, which takes seconds: only a network with a geometry encoder does.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+from cutie_geo.ops import full_precision
 
 PATCH = 14
 """Pixels of a DINOv2 patch."""
@@ -48,9 +51,12 @@ DEPTH_SIZES = {
 class DepthAnythingFeatures(nn.Module):
     """transformers' Depth Anything, asked for the fused features of its DPT, and for depth only on demand."""
 
-    def __init__(self, size: DepthSize) -> None:
+    def __init__(self, size: DepthSize, starts_at_random: bool = False) -> None:
+        """starts_at_random: no file fills it, and it is to be trained."""
         super().__init__()
         self.model = DepthAnythingForDepthEstimation(depth_config(size))
+        if starts_at_random:
+            self._vary()
         self.channels: tuple[int, int, int] = (size.fusion, size.fusion, size.fusion)
 
     def forward(
@@ -64,8 +70,26 @@ class DepthAnythingFeatures(nn.Module):
         taps = self.model.backbone(small).feature_maps
         if with_depth:
             fused = self.model.neck(taps, rows, columns)
-            return (fused[0], fused[1], fused[2]), self.model.head(fused, rows, columns)
+            return (fused[0], fused[1], fused[2]), self._depth(fused, rows, columns)
         return self._fuse(taps, rows, columns), None
+
+    def _depth(self, fused: Sequence[Tensor], rows: int, columns: int) -> Float[Tensor, "B H1 W1"]:
+        """The depth map, in its weights' precision: steps of half precision would show."""
+        head = self.model.head
+        with full_precision(fused[0]):
+            return head([x.to(head.conv1.weight.dtype) for x in fused], rows, columns)
+
+    def _vary(self) -> None:
+        """Make depth a lively function of the image, and positive.
+
+        transformers starts convolutions so small that depth is the same everywhere, and cuts it off at 0: below,
+        nothing would ever get a gradient.
+        """
+        for part in (self.model.neck, self.model.head):
+            for layer in part.modules():
+                if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                    layer.reset_parameters()
+        nn.init.ones_(self.model.head.conv3.bias)  # type: ignore[arg-type]
 
     def _fuse(self, taps: tuple[Tensor, ...], rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
         """What the neck's first three fusion stages give; its fourth, and all that only the fourth reads, is left out.

@@ -166,7 +166,7 @@ def _build_geometry(config: EncoderConfig) -> "DepthAnythingFeatures | None":
         return None
     from cutie_geo.model.depth_anything import DEPTH_SIZES, DepthAnythingFeatures
 
-    return DepthAnythingFeatures(DEPTH_SIZES[config.geometry])
+    return DepthAnythingFeatures(DEPTH_SIZES[config.geometry], config.geometry_init == "none")
 
 
 def build_encoder(config: EncoderConfig) -> PixelEncoder:

@@ -57,9 +57,17 @@ segments them in every frame. `cutie_geo.load_model("hf://OWNER/NAME")` loads it
 ```yaml
 {configuration}```
 
+## Training
+
+{training}
+
 ## Scores
 
 {scores}
+
+## Limits
+
+{limits}
 """
 
 
@@ -144,8 +152,11 @@ class HubModel(ModelHubMixin, library_name="cutie_geo", pipeline_tag="image-segm
         licence: str = "",
         scores: Mapping[str, Any] | None = None,
         title: str = "cutie_geo model",
+        training: str = "Not stated.",
+        limits: str = "Not stated.",
     ) -> ModelCard:
-        """The card for this model: what it was trained on, who may use it, what it is, and how well it does.
+        """The card for this model: what it was trained on and how, who may use it, what it is, how well it does, and
+        what it can't do.
 
         licence: of the trained tensors, such as "MIT". Parts for non-commercial use only make the whole such, whatever
         it is. scores: values by benchmark.
@@ -172,6 +183,8 @@ class HubModel(ModelHubMixin, library_name="cutie_geo", pipeline_tag="image-segm
                 parts=self._frozen_parts(),
                 configuration=yaml.safe_dump(content, sort_keys=False),
                 scores=_table(scores),
+                training=training,
+                limits=limits,
             )
         )
 

@@ -9,6 +9,7 @@ import torch
 from cutie_geo.config import ModelConfig, build, merge, model_config, parse_overrides, preset_names, require, to_dict
 from cutie_geo.model import weights as catalogue
 from cutie_geo.model.blocks import ResNetFeatures
+from cutie_geo.model.bundled import BUNDLED, bundled_file
 from cutie_geo.model.checkpoints import load_weights, warm_start
 from cutie_geo.model.encoder import FusedEncoder, ResNetEncoder
 from cutie_geo.model.hub import PREFIX, download
@@ -34,9 +35,9 @@ def load_model(
     """A network ready for a `Tracker`.
 
     name: a preset (such as `cutie-base` or `cutie-geo-large`) or a YAML file; or, with its own weights and
-    configuration, a checkpoint's folder or `hf://owner/name`. weights: "auto" (cached, else downloaded with its digest
-    checked), "none" (random, with a warning), "encoders" (what encoders are published with, all else random: where
-    training starts), or a file, a checkpoint's folder or `hf://owner/name`. device: "auto"
+    configuration, a checkpoint's folder or `hf://owner/name`. weights: "auto" (those of the package, or cached, else
+    downloaded; their digest is checked), "none" (random, with a warning), "encoders" (what encoders are published with,
+    all else random: where training starts), or a file, a checkpoint's folder or `hf://owner/name`. device: "auto"
     takes a GPU where there is one. precision: "fp32", "bf16", "fp16", or "auto" (bf16 where the device computes with it
     directly, else fp32). overrides: `key=value` changes of the configuration; `weights.vision`, `weights.geometry` and
     `weights.warm_start` name files that parts start from, whatever `weights` is.
@@ -80,21 +81,27 @@ def _resolve(name: str, weights: str, overrides: list[str]) -> tuple[ModelConfig
         _require_sensible(config, name)
         return config, file, description
     config = model_config(name, overrides)
+    bundled = weights == "auto" and name in BUNDLED
     published = weights == "auto" and name in catalogue.CATALOGUE
     given = "" if weights in ("auto", "none", "encoders") else weights
-    _require_sensible(config, name if published else given)
-    if not published and not given:
+    _require_sensible(config, name if published or bundled else given)
+    if not published and not bundled and not given:
         require(
             weights in ("none", "encoders") or bool(config.weights.warm_start),
             f"{name}: no trained weights of this model are published; wanted a checkpoint, "
             "weights.warm_start=FILE with a Cutie checkpoint for all behind the encoder, or none for random weights",
         )
         return config, None, None
-    file = catalogue.fetch(name) if published else _checkpoint_file(given)
+    file = _known_file(name) if published or bundled else _checkpoint_file(given)
     description = read_description(file)
     if description is not None:
         _require_same(config, description.model, file, name)
     return config, file, description
+
+
+def _known_file(name: str) -> Path:
+    """The trained weights of a model that has some, with their digest checked."""
+    return bundled_file(name) if name in BUNDLED else catalogue.fetch(name)
 
 
 def is_checkpoint(name: str) -> bool:
@@ -187,7 +194,8 @@ def _load_resnet(model: CutieGeo, part: str, weights: str) -> bool:
     """Fill a ResNet, and say whether there was something to fill it with. A warm start has its own mask encoder."""
     config, (size, features) = model.config, _resnets(model)[part]
     path = getattr(config.weights, part)
-    if not path and weights == "encoders" and not (part == "mask_encoder" and config.weights.warm_start):
+    published = size != "resnet-nano" and not (part == "mask_encoder" and config.weights.warm_start)
+    if not path and weights == "encoders" and published:
         path = IMAGENET
     if path:
         file = catalogue.fetch(f"{size}-{IMAGENET}") if path == IMAGENET else Path(path).expanduser()

@@ -40,8 +40,10 @@ class Description(NamedTuple):
     """The files that its frozen parts must be loaded from."""
 
 
-def save_checkpoint(model: "CutieGeo", folder: Path) -> Path:
+def save_checkpoint(model: "CutieGeo", folder: Path, half: bool = False) -> Path:
     """Write `model` to `folder`; return the weights file. Files appear complete or not at all.
+
+    half: as float16, which halves the file and is exact enough to run; training goes on from float32.
 
     Raises OSError if that can't be done; what was there before is there still.
     """
@@ -51,7 +53,7 @@ def save_checkpoint(model: "CutieGeo", folder: Path) -> Path:
     try:
         parts[CONFIG_FILE].write_text(text, encoding="utf-8")
         # one entry only: safetensors writes several in another order each time
-        save_file(stored_tensors(model), parts[WEIGHTS_FILE], metadata={ENTRY: text})
+        save_file(stored_tensors(model, half), parts[WEIGHTS_FILE], metadata={ENTRY: text})
         shutil.copymode(parts[CONFIG_FILE], parts[WEIGHTS_FILE])  # safetensors makes files that only their owner reads
         for name, part in parts.items():
             os.replace(part, folder / name)
@@ -63,10 +65,19 @@ def save_checkpoint(model: "CutieGeo", folder: Path) -> Path:
     return folder / WEIGHTS_FILE
 
 
-def stored_tensors(model: "CutieGeo") -> dict[str, Tensor]:
-    """What a checkpoint of `model` holds: all but the parts that have files of their own."""
+def stored_tensors(model: "CutieGeo", half: bool = False) -> dict[str, Tensor]:
+    """What a checkpoint of `model` holds: all but the parts that have files of their own; `half`: as float16.
+
+    Raises ValueError where float16 can't hold a number.
+    """
     elsewhere = tuple(f"encoder.{part}." for part in model.frozen_files)
-    return {name: tensor.contiguous() for name, tensor in model.state_dict().items() if not name.startswith(elsewhere)}
+    tensors = {name: t.contiguous() for name, t in model.state_dict().items() if not name.startswith(elsewhere)}
+    if not half:
+        return tensors
+    halved = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    beyond = [name for name, t in halved.items() if t.is_floating_point() and not t.isfinite().all()]
+    require(not beyond, f"float16 can't hold {', '.join(beyond)}, wanted finite numbers below 65504")
+    return halved
 
 
 def _to_json(model: "CutieGeo") -> dict[str, Any]:

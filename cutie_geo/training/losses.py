@@ -1,6 +1,8 @@
 """How wrong the masks of a clip are: cross-entropy and dice at points, most of them where the network is unsure.
 
-Source: Cutie specification, section 8.4 (the point sampling is PointRend's, Kirillov et al., CVPR 2020).
+Source: Cutie specification, section 8.4 (the point sampling is PointRend's, Kirillov et al., CVPR 2020). The loss of
+depth, for a geometry encoder that starts at random, is that of MiDaS (Ranftl et al., TPAMI 2022), without gradients of
+several scales.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,10 @@ from torch import Tensor
 
 from cutie_geo.config import LossConfig
 from cutie_geo.structures import ClipBatch
-from cutie_geo.training.unroll import Unrolled
+from cutie_geo.training.unroll import Unrolled, with_distance
+
+FLAT = 1e-4
+"""Mean deviation below which a map of depth counts as flat."""
 
 Losses = dict[str, Tensor]
 """By name, weighted: their sum is `total`."""
@@ -23,6 +28,10 @@ def batch_losses(
 ) -> tuple[Losses, Float[Tensor, "B"]]:
     """The losses of a batch, means over its clips, and the total of each clip. `draws` are one generator a clip."""
     clips = [clip_losses(said, batch, index, config, draws[index]) for index in range(len(batch.num_objects))]
+    if said.depth is not None:
+        depths = dict(zip(with_distance(batch), said.depth.float()))
+        for b, losses in enumerate(clips):
+            losses["depth"] = config.depth_weight * _depth_of(depths.get(b), batch, b, losses["mask_ce"])
     totals = torch.stack([torch.stack(list(losses.values())).sum() for losses in clips])
     means = {name: torch.stack([losses[name] for losses in clips]).mean() for name in clips[0]}
     return means | {"total": totals.mean()}, totals
@@ -43,6 +52,31 @@ def clip_losses(said: Unrolled, batch: ClipBatch, index: int, config: LossConfig
         cross_entropy, dice = point_losses(logits.float(), truth, config, draws)
         losses |= {f"{name}_ce": weight * cross_entropy, f"{name}_dice": weight * dice}
     return losses
+
+
+def _depth_of(depth: Tensor | None, batch: ClipBatch, index: int, like: Tensor) -> Float[Tensor, ""]:
+    """The loss of depth in clip `index`; 0 where its distances aren't known, with a gradient of 0 if it has a depth."""
+    if depth is None:
+        return like.new_zeros(())
+    if batch.distance is None:
+        return 0 * depth.sum()
+    return depth_loss(depth, batch.distance[index, 0])
+
+
+def depth_loss(depth: Float[Tensor, "h w"], distance: Float[Tensor, "H W"]) -> Float[Tensor, ""]:
+    """How far relative inverse depth is from 1 / distance, once both have median 0 and mean deviation 1; mean over the
+    pixels whose distance is known (no NaN)."""
+    wanted = F.interpolate(1 / distance[None, None], size=tuple(depth.shape), mode="nearest")[0, 0]
+    known = ~wanted.isnan()
+    if not known.any():
+        return 0 * depth.sum()
+    return (_standard(depth[known]) - _standard(wanted[known])).abs().mean()
+
+
+def _standard(x: Float[Tensor, "P"]) -> Float[Tensor, "P"]:
+    """Values less their median, in units of their mean distance from it."""
+    x = x - x.median()
+    return x / x.abs().mean().clamp(min=FLAT)
 
 
 def _channels(labels: Tensor, channels: int) -> Float[Tensor, "S N1 H W"]:

@@ -11,7 +11,7 @@ from cutie_geo.config import TrainConfig
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.training.draws import reference_frames
 from cutie_geo.training.optimiser import Group, groups, rate_at
-from cutie_geo.training.unroll import one_hot, propagate, unit_range
+from cutie_geo.training.unroll import encode_clips, one_hot, propagate, unit_range
 
 ADAM_BYTES = 16
 """For each trained number: itself, its gradient and two moments, all in float32."""
@@ -152,9 +152,10 @@ def clip_cost(model: CutieGeo, config: TrainConfig) -> ClipCost:
         masks = one_hot(torch.zeros(1, clips.crop, clips.crop, dtype=torch.uint8), slots)
         deep = [True] * clips.length
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), model.autocast():
-            said = propagate(model, images, masks, torch.ones(1, slots), references, deep, config.unroll)
+            features = encode_clips(model, images, config.unroll.encode_at_once)
+            said = propagate(model, features, masks, torch.ones(1, slots), references, deep, config.unroll)
         kept = sum(seen.values())
-        sum(field.float().mean() for field in said).backward()  # type: ignore[union-attr]
+        sum(field.float().mean() for field in said if field is not None).backward()  # type: ignore[union-attr]
     model.zero_grad(set_to_none=True)
     model.train(was_training)
     return ClipCost(kept, counter.get_total_flops())

@@ -242,7 +242,9 @@ class Stage:
 def prepare(config: TrainConfig, accelerator: Accelerator, state: TrainState, hooks: Hooks) -> Stage:
     """A stage that is ready to train: the network behind the wrapper of the run's processes."""
     state.model.train()
-    module, state.optimiser = accelerator.prepare(ClipUnroll(state.model, config.unroll), state.optimiser)
+    module, state.optimiser = accelerator.prepare(
+        ClipUnroll(state.model, config.unroll, config.loss.depth_weight > 0), state.optimiser
+    )
     state.scaler = accelerator.scaler
     return Stage(config, accelerator, state, module, hooks)
 
@@ -250,13 +252,15 @@ def prepare(config: TrainConfig, accelerator: Accelerator, state: TrainState, ho
 def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
     """A batch where it is needed; what decides shapes stays on the CPU too, so that nobody waits for the device."""
     return batch._replace(
-        images=batch.images.to(device, non_blocking=True), labels=batch.labels.to(device, non_blocking=True)
+        images=batch.images.to(device, non_blocking=True),
+        labels=batch.labels.to(device, non_blocking=True),
+        distance=None if batch.distance is None else batch.distance.to(device, non_blocking=True),
     )
 
 
 def detached(said: Unrolled) -> Unrolled:
     """The same without gradients, so that a picture doesn't hold a step's memory."""
-    return Unrolled(*(field.detach() for field in said))
+    return Unrolled(*(None if field is None else field.detach() for field in said))  # type: ignore[arg-type]
 
 
 def unreached(model: torch.nn.Module, run: Callable[[], Tensor]) -> list[str]:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cutie_geo.config import UnrollConfig
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.ops import quick_gradients
 from cutie_geo.structures import ClipBatch, FrameFeatures, Memorised, MemoryView
 from cutie_geo.training.draws import reference_frames
 
@@ -30,6 +31,9 @@ class Unrolled(NamedTuple):
     """From the object transformer, before its first block and after each."""
     sensory: Float[Tensor, "B N C h w"]
     """Sensory memory after the last frame."""
+    depth: Float[Tensor, "K h2 w2"] | None = None
+    """Relative inverse depth in the first frames of the clips that `with_distance` names; None unless it was asked
+    for."""
 
 
 class _Said(NamedTuple):
@@ -45,42 +49,51 @@ class _Said(NamedTuple):
 class ClipUnroll(nn.Module):
     """The network's forward pass in training: a module, so that parallel wrappers see it called."""
 
-    def __init__(self, model: CutieGeo, config: UnrollConfig) -> None:
+    def __init__(self, model: CutieGeo, config: UnrollConfig, with_depth: bool = False) -> None:
+        """with_depth: also what the geometry encoder says of depth."""
         super().__init__()
         self.model = model
         self.config = config
+        self.with_depth = with_depth
 
     def forward(self, batch: ClipBatch, deep: Sequence[bool]) -> Unrolled:
         """As `unroll`."""
-        return unroll(self.model, batch, self.config, deep)
+        return unroll(self.model, batch, self.config, deep, self.with_depth)
 
 
-def unroll(model: CutieGeo, batch: ClipBatch, config: UnrollConfig, deep: Sequence[bool]) -> Unrolled:
+def unroll(
+    model: CutieGeo, batch: ClipBatch, config: UnrollConfig, deep: Sequence[bool], with_depth: bool = False
+) -> Unrolled:
     """Segment every frame of the clips from the masks of their first.
 
     deep: for each frame whether memorising it updates sensory memory; the first is taken to.
+    with_depth: also tell the depth in the first frames of clips whose distances are known.
     Slots beyond the objects of the fullest clip don't exist; those beyond a clip's own are kept empty.
     """
     slots, length = int(batch.num_objects.max()), batch.images.shape[1]
     references = [reference_frames(seed, length, config.reference_frames) for seed in batch.seeds.tolist()]
     selector = object_selector(batch.num_objects, slots).to(batch.images.device)
-    return propagate(model, unit_range(batch.images), one_hot(batch.labels[:, 0], slots), selector, references, deep,
-                     config)  # fmt: skip
+    images, masks, depth = unit_range(batch.images), one_hot(batch.labels[:, 0], slots), None
+    with quick_gradients(images.device):
+        if with_depth:
+            features, depth = encode_with_depth(model, images, with_distance(batch))
+        else:
+            features = encode_clips(model, images, config.encode_at_once)
+        return propagate(model, features, masks, selector, references, deep, config)._replace(depth=depth)
 
 
 def propagate(
     model: CutieGeo,
-    images: Float[Tensor, "B T 3 H W"],
+    features: Sequence[FrameFeatures],
     masks: Float[Tensor, "B N H W"],
     selector: Float[Tensor, "B N"],
     references: Sequence[Sequence[list[int]]],
     deep: Sequence[bool],
     config: UnrollConfig,
 ) -> Unrolled:
-    """As `unroll`, from the first frame's masks: `references[b][t]` are the past frames that frame t of clip b reads,
-    `selector` is 1 for the slots that hold an object."""
-    length = images.shape[1]
-    features = encode_clips(model, images, config.encode_at_once)
+    """As `unroll`, from the frames' features and the first one's masks: `references[b][t]` are the past frames that
+    frame t of clip b reads, `selector` is 1 for the slots that hold an object."""
+    length = len(features)
     run = _recomputed if config.checkpointing and torch.is_grad_enabled() else _kept
     first = model.empty_sensory(features[0], masks.shape[1])
     memory = [run(partial(_memorise, model, True), features[0], masks, first)]
@@ -116,10 +129,47 @@ def one_hot(labels: Tensor, slots: int) -> Float[Tensor, "B N H W"]:
 def encode_clips(model: CutieGeo, images: Float[Tensor, "B T 3 H W"], at_once: int = 0) -> list[FrameFeatures]:
     """The features of each of the T frames of all clips; `at_once` frames are encoded together, 0 for all."""
     clips, frames = images.shape[0], images.flatten(0, 1)
-    parts = [model.encode(part) for part in frames.split(at_once or len(frames))]
-    fields = list(zip(*parts))[:-1]  # all but the depth, which is not asked for
-    split = [rearrange(torch.cat(field), "(b t) ... -> t b ...", b=clips).unbind() for field in fields]
-    return [FrameFeatures(*(field[t] for field in split)) for t in range(images.shape[1])]
+    return _by_frame([model.encode(part) for part in frames.split(at_once or len(frames))], clips)
+
+
+def encode_with_depth(
+    model: CutieGeo, images: Float[Tensor, "B T 3 H W"], chosen: Sequence[int]
+) -> tuple[list[FrameFeatures], Float[Tensor, "K h w"]]:
+    """As `encode_clips`, and the depth in the first frames of the clips `chosen`.
+
+    The others are encoded without it: a map of depth costs as much as all features of its frame, and frames of one clip
+    are much alike.
+    """
+    clips, length = images.shape[:2]
+    told = [b * length for b in chosen]
+    order = torch.tensor(told + [i for i in range(clips * length) if i not in told], device=images.device)
+    with_depth, without = images.flatten(0, 1)[order].tensor_split([len(told)])
+    parts = [model.encode(with_depth, with_depth=True), model.encode(without)]
+    depth = parts[0].depth
+    assert depth is not None
+    return _by_frame(parts, clips, order.argsort()), depth
+
+
+def _by_frame(parts: Sequence[FrameFeatures], clips: int, places: Tensor | None = None) -> list[FrameFeatures]:
+    """Features of the frames of one clip after the other, taken apart into those of all clips at each time.
+
+    places: where each frame of that order is in `parts`, if they have another.
+    """
+    fields = [torch.cat(field) for field in list(zip(*parts))[:-1]]  # all but the depth
+    ordered = fields if places is None else [field[places] for field in fields]
+    split = [rearrange(field, "(b t) ... -> t b ...", b=clips).unbind() for field in ordered]
+    return [FrameFeatures(*(field[t] for field in split)) for t in range(len(split[0]))]
+
+
+def with_distance(batch: ClipBatch) -> list[int]:
+    """The clips of a batch whose distances are known somewhere in the first frame; the first clip if there is none.
+
+    So every step reaches the head that tells depth, as processes that train together need.
+    """
+    if batch.distance is None:
+        return [0]
+    known = (~batch.distance[:, 0].isnan()).flatten(1).any(1)
+    return known.nonzero().flatten().tolist() or [0]
 
 
 def _view(

@@ -5,12 +5,12 @@ is that of the three in a row, the pixels are interpolated once instead of twice
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 from torchvision import transforms as v1
 from torchvision.transforms import v2
@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from cutie_geo.config import ImageAugmentConfig, VideoAugmentConfig
 from cutie_geo.data.clips.warp import (
     Affine,
+    Distance,
     Image,
     Labels,
     bend_image,
@@ -25,6 +26,7 @@ from cutie_geo.data.clips.warp import (
     crop_box,
     draw_bend,
     mirror,
+    shift_distance,
     shift_image,
     shift_labels,
     turn_and_shear,
@@ -92,6 +94,13 @@ class VideoAugment:
             if self.config.frame_jitter_varies:
                 return torch.stack([self.frame_light(frame) for frame in pixels]), ids
             return self.frame_light(pixels), ids
+
+    def distances(self, found: Iterable[Distance | None], view: Affine) -> Float[Tensor, "T crop crop"] | None:
+        """Distances in the frames of a clip as they are seen in `view`; None if a frame has none."""
+        size = (self.crop, self.crop)
+        seen = [None if each is None else shift_distance(each, view, size) for each in found]
+        known = [each for each in seen if each is not None]
+        return torch.from_numpy(np.stack(known)) if len(known) == len(seen) else None
 
     def _shows(self, labels: Labels, view: Affine) -> bool:
         return bool(shift_labels(labels, view, (self.crop, self.crop)).any())

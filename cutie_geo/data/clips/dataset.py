@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -52,6 +52,8 @@ class Clip(NamedTuple):
     """Enough to find its files."""
     problems: tuple[str, ...]
     """Files that could not be used and were replaced by another draw; each says which and why."""
+    distance: Float[Tensor, "T crop crop"] | None = None
+    """From the camera, if that is known; NaN where it isn't."""
 
 
 class ClipDataset(Dataset[Clip]):
@@ -78,14 +80,17 @@ class ClipDataset(Dataset[Clip]):
         if source.merges and len(first_ids(clip.labels)) < self.config.max_objects:
             clip = self._merged(clip, key.progress, rng, problems)
         slots, count = to_slots(clip.labels, self.config.max_objects, rng)
-        return Clip(clip.images, slots, max(count, 1), seed, clip.name, tuple(problems))
+        return Clip(clip.images, slots, max(count, 1), seed, clip.name, tuple(problems), clip.distance)
 
     def _merged(self, clip: VideoClip, progress: float, rng: random.Random, problems: list[str]) -> VideoClip:
         """The clip, now and then with the objects of a second one pasted over it."""
         if rng.random() >= self.config.merge_probability:
             return clip
         _, other = self._first_usable(self._merging, rng.randrange(len(self._merging)), progress, rng, problems)
-        return VideoClip(*paste(*clip[:2], *other[:2]), f"{clip.name} + {other.name}")
+        images, labels = paste(*clip[:2], *other[:2])
+        # what was pasted has its distances in another unit
+        distance = None if clip.distance is None else clip.distance.masked_fill(labels != clip.labels, float("nan"))
+        return VideoClip(images, labels, f"{clip.name} + {other.name}", distance)
 
     def _first_usable(
         self, mixture: "_Mixture", index: int, progress: float, rng: random.Random, problems: list[str]

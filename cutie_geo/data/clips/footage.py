@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image as Pillow
 
-from cutie_geo.data.clips.warp import Image, Labels
+from cutie_geo.data.clips.warp import Distance, Image, Labels
 from cutie_geo.data.index import LabelledVideo
 from cutie_geo.data.masks import object_ids, read_labels
 from cutie_geo.data.render import SceneConfig
@@ -48,6 +48,10 @@ class Footage(Protocol):
 
     def image(self, time: int) -> Image:
         """Frame `time`, of the size of its mask."""
+        ...
+
+    def distance(self, time: int) -> Distance | None:
+        """How far away what frame `time` shows is, if that is known."""
         ...
 
     def require_fit(self, labels: Labels, time: int) -> None:
@@ -97,6 +101,9 @@ class FileFootage:
         image = readable(read_image, path)
         self._require_size(image, path)
         return image
+
+    def distance(self, time: int) -> None:
+        """Not known: no data set of this field has it."""
 
     def describe(self, times: list[int]) -> str:
         """Data set, video and frames."""
@@ -200,6 +207,10 @@ class RenderedFootage:
     def image(self, time: int) -> Image:
         """Frame `time`."""
         return self.rendered(time).image
+
+    def distance(self, time: int) -> Distance:
+        """Of everything in frame `time`."""
+        return self.rendered(time).depth
 
     def require_fit(self, labels: Labels, time: int) -> None:
         """All frames of a scene have one size."""

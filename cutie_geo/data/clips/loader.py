@@ -13,12 +13,16 @@ from multiprocessing.context import BaseContext
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cutie_geo.config import require
 from cutie_geo.data.clips.dataset import Clip, ClipDataset
 from cutie_geo.structures import ClipBatch, ClipKey
 
+NICE = 10
+"""By how much workers stand back."""
 ORDER = 1
 """Tells the random numbers of the order from those of the samples."""
 
@@ -119,7 +123,16 @@ def collate(clips: list[Clip]) -> ClipBatch:
         torch.tensor([clip.seed for clip in clips]),
         tuple(clip.name for clip in clips),
         tuple(problem for clip in clips for problem in clip.problems),
+        _distances(clips),
     )
+
+
+def _distances(clips: list[Clip]) -> Float[Tensor, "B T H W"] | None:
+    """Those of all clips, NaN for a clip that has none; None if none has any."""
+    if all(clip.distance is None for clip in clips):
+        return None
+    unknown = torch.full(clips[0].labels.shape, float("nan"))
+    return torch.stack([unknown if clip.distance is None else clip.distance for clip in clips])
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
@@ -153,7 +166,11 @@ def _sigint_blocked() -> Iterator[None]:
 
 
 def _prepare_worker(_: int) -> None:
-    """One thread a worker, since there are many; Ctrl-C is the parent's, and with the parent's end theirs comes."""
+    """One thread a worker, since there are many, and the last to get a core: where the CPU trains too, a worker that
+    takes one of its cores away makes all the others wait. Ctrl-C is the parent's, and with the parent's end theirs
+    comes."""
+    if hasattr(os, "nice"):
+        os.nice(NICE)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from cutie_geo.config import ClipConfig, require
@@ -46,6 +46,8 @@ class VideoClip(NamedTuple):
     """Ids, the same in all frames; 0 is all else."""
     name: str
     """Enough to find its frames."""
+    distance: Float[Tensor, "T H W"] | None = None
+    """From the camera, if that is known; NaN where it isn't."""
 
 
 @runtime_checkable
@@ -173,7 +175,8 @@ def choose_any(
 def take(footage: Footage, times: list[int], view: Affine, augment: VideoAugment, rng: random.Random) -> VideoClip:
     """The frames `times` as clip. Raises UnusableFile where one can't be read or has another size."""
     images, labels = read_frames(footage, times)
-    return VideoClip(*augment.apply(images, labels, view, rng), footage.describe(times))
+    shown = augment.apply(images, labels, view, rng)
+    return VideoClip(*shown, footage.describe(times), augment.distances(map(footage.distance, times), view))
 
 
 def read_frames(footage: Footage, times: list[int]) -> tuple[list[Image], list[Labels]]:
@@ -257,7 +260,7 @@ class ImageSource:
 
         Others are clips of their own before they are pasted, so that objects move against each other.
         """
-        images, labels, name = self._moved(self.pairs[item], rng)
+        images, labels, name, _ = self._moved(self.pairs[item], rng)
         for _ in range(rng.randrange(self.config.max_objects)):
             if len(first_ids(labels)) >= self.config.max_objects:
                 break

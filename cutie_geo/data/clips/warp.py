@@ -8,7 +8,7 @@ import math
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float64, UInt8, UInt16
+from jaxtyping import Float, Float32, Float64, UInt8, UInt16
 
 MEAN_COLOUR = (124, 116, 104)
 """RGB of what lies outside of a frame: the mean of ImageNet."""
@@ -23,6 +23,8 @@ Image = UInt8[np.ndarray, "_ _ 3"]
 """RGB."""
 Labels = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
 """Ids, 0 is background."""
+Distance = Float32[np.ndarray, "_ _"]
+"""From the camera, NaN where it isn't known."""
 Number = int | float
 
 
@@ -70,6 +72,11 @@ def shift_image(
 def shift_labels(labels: Labels, back: Affine, size: tuple[int, int]) -> Labels:
     """What `back` shows of a label map, at `size` (H, W): the nearest pixel, 0 outside."""
     return _warp(labels, back, size, cv2.INTER_NEAREST, 0)
+
+
+def shift_distance(distance: Distance, back: Affine, size: tuple[int, int]) -> Distance:
+    """What `back` shows of distances, at `size` (H, W): the nearest pixel, NaN outside."""
+    return _warp(distance, back, size, cv2.INTER_NEAREST, float("nan"))
 
 
 def _warp(pixels: np.ndarray, back: Affine, size: tuple[int, int], how: int, outside: object) -> np.ndarray:
