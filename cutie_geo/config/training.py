@@ -18,6 +18,10 @@ def _positive(name: str, value: int | float) -> None:
     require(value > 0, f"{name}: got {value}, wanted a positive number")
 
 
+def _rising(name: str, value: Range) -> None:
+    require(0 < value[0] <= value[1], f"{name}: got {value}, wanted a rising range")
+
+
 # -------------------------------------------------------------------------------------------------------------- data
 @dataclass(frozen=True)
 class SourceConfig:
@@ -35,6 +39,9 @@ class SourceConfig:
     """Take these videos or sets of images. Empty: all."""
     exclude: tuple[str, ...] = ()
     """Leave these out."""
+    crop_scale: Range | None = None
+    """Share of a frame's area that a crop covers, where it isn't that of `clips.video`. Rendered frames are as large as
+    crops."""
     clips: int = 1000
     """Of `rendered`: clips that one epoch lists."""
     scene: tuple[str, ...] = ()
@@ -44,6 +51,8 @@ class SourceConfig:
         _positive("times", self.times)
         _positive("frame_interval", self.frame_interval)
         _positive("clips", self.clips)
+        if self.crop_scale is not None:
+            _rising("crop_scale", self.crop_scale)
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,8 @@ class VideoAugmentConfig:
     def __post_init__(self) -> None:
         _share("flip_probability", self.flip_probability)
         _share("grey_probability", self.grey_probability)
-        require(
-            0 < self.crop_scale[0] <= self.crop_scale[1], f"crop_scale: got {self.crop_scale}, wanted a rising range"
-        )
-        require(
-            0 < self.crop_ratio[0] <= self.crop_ratio[1], f"crop_ratio: got {self.crop_ratio}, wanted a rising range"
-        )
+        _rising("crop_scale", self.crop_scale)
+        _rising("crop_ratio", self.crop_ratio)
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,9 @@ class LossConfig:
     """Weight of the auxiliary loss of the sensory memory."""
     query_weight: float = 0.01
     """Weight of the auxiliary loss of each of the object transformer's masks."""
+    match_weight: float = 0.0
+    """Weight of the loss of the keys by themselves, without which an encoder that starts at random hardly learns to
+    find anything again; 0 for an encoder that knows how to see."""
     depth_weight: float = 0.0
     """Weight of the loss of the geometry encoder's depth in clips whose distances are known, which are rendered ones;
     0 for an encoder that knows depth already."""
@@ -181,7 +189,8 @@ class LossConfig:
         _positive("points", self.points)
         require(self.oversample >= 1, f"oversample: got {self.oversample}, wanted 1 or more")
         _share("importance", self.importance)
-        require(self.depth_weight >= 0, f"depth_weight: got {self.depth_weight}, wanted 0 or more")
+        for name in ("match_weight", "depth_weight"):
+            require(getattr(self, name) >= 0, f"{name}: got {getattr(self, name)}, wanted 0 or more")
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class PixelFusion(nn.Module):
         return self.fusion(pixel, read + grouped(self.sensory, state))
 
 
-FUSED_GAIN = 5.0
+FUSED_GAIN = 10.0
 """Of keys behind the fusion of encoders, which starts at random and gives small features. With a gain of 1, which suits
 a ResNet from ImageNet, keys are so alike that every position reads the mean of the memory, and training takes long to
 leave that: docs/results.md has the figures."""

@@ -1,8 +1,7 @@
 """How wrong the masks of a clip are: cross-entropy and dice at points, most of them where the network is unsure.
 
-Source: Cutie specification, section 8.4 (the point sampling is PointRend's, Kirillov et al., CVPR 2020). The loss of
-depth, for a geometry encoder that starts at random, is that of MiDaS (Ranftl et al., TPAMI 2022), without gradients of
-several scales.
+Source: Cutie specification, section 8.4 (the point sampling is PointRend's, Kirillov et al., CVPR 2020). Depth,
+for a geometry encoder that starts at random, is right up to scale and shift.
 """
 
 from collections.abc import Sequence
@@ -13,11 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutie_geo.config import LossConfig
+from cutie_geo.ops import area, full_precision, similarity
 from cutie_geo.structures import ClipBatch
 from cutie_geo.training.unroll import Unrolled, with_distance
 
-FLAT = 1e-4
-"""Mean deviation below which a map of depth counts as flat."""
+NEVER = 1e-3
+"""What is added to a share of memory before its logarithm, so that a mask from nowhere costs a finite amount."""
+FLAT = 1e-6
+"""Product of variances below which maps of depth count as flat."""
 
 Losses = dict[str, Tensor]
 """By name, weighted: their sum is `total`."""
@@ -51,7 +53,34 @@ def clip_losses(said: Unrolled, batch: ClipBatch, index: int, config: LossConfig
     for name, logits, weight in parts:
         cross_entropy, dice = point_losses(logits.float(), truth, config, draws)
         losses |= {f"{name}_ce": weight * cross_entropy, f"{name}_dice": weight * dice}
+    if config.match_weight:
+        keys = (said.key[index], said.shrinkage[index], said.selection[index])
+        losses["match"] = config.match_weight * match_loss(*keys, _channels(batch.labels[index], channels))
     return losses
+
+
+def match_loss(
+    key: Float[Tensor, "T P CK"],
+    shrinkage: Float[Tensor, "T P 1"],
+    selection: Float[Tensor, "T P CK"],
+    truth: Float[Tensor, "T N1 H W"],
+) -> Float[Tensor, ""]:
+    """How well keys alone tell who is where: the true masks of all frames before, read as memory is read, against the
+    true mask of a frame. Cross-entropy; summed over frames, mean over positions.
+
+    The gradients of masks reach keys only through all else, and pass over them where all else is random too: it learns
+    to repeat the last mask, and keys that tell nothing are then as good as any.
+    """
+    side = round((truth.shape[-2] * truth.shape[-1] / key.shape[1]) ** 0.5)
+    masks = area(truth, side).flatten(2).transpose(1, 2)  # (T, P, N1)
+    with full_precision(key):
+        losses = []
+        for t in range(1, len(key)):
+            past = (key[:t].flatten(0, 1)[None].float(), shrinkage[:t].flatten(0, 1)[None].float())
+            weight = similarity(key[t][None].float(), selection[t][None].float(), *past).softmax(dim=-1)[0]
+            told = weight @ masks[:t].flatten(0, 1)
+            losses.append(-(masks[t] * (told + NEVER).log()).sum(-1).mean())
+        return torch.stack(losses).sum()
 
 
 def _depth_of(depth: Tensor | None, batch: ClipBatch, index: int, like: Tensor) -> Float[Tensor, ""]:
@@ -64,19 +93,14 @@ def _depth_of(depth: Tensor | None, batch: ClipBatch, index: int, like: Tensor) 
 
 
 def depth_loss(depth: Float[Tensor, "h w"], distance: Float[Tensor, "H W"]) -> Float[Tensor, ""]:
-    """How far relative inverse depth is from 1 / distance, once both have median 0 and mean deviation 1; mean over the
-    pixels whose distance is known (no NaN)."""
+    """1 - r, with Pearson's correlation r of relative inverse depth and 1 / distance over the pixels whose distance is
+    known (no NaN): 0 for depth that is right up to scale and shift, 1 for depth that says nothing."""
     wanted = F.interpolate(1 / distance[None, None], size=tuple(depth.shape), mode="nearest")[0, 0]
     known = ~wanted.isnan()
     if not known.any():
         return 0 * depth.sum()
-    return (_standard(depth[known]) - _standard(wanted[known])).abs().mean()
-
-
-def _standard(x: Float[Tensor, "P"]) -> Float[Tensor, "P"]:
-    """Values less their median, in units of their mean distance from it."""
-    x = x - x.median()
-    return x / x.abs().mean().clamp(min=FLAT)
+    given, truth = (x[known] - x[known].mean() for x in (depth, wanted))
+    return 1 - (given * truth).mean() / (given.square().mean() * truth.square().mean() + FLAT).sqrt()
 
 
 def _channels(labels: Tensor, channels: int) -> Float[Tensor, "S N1 H W"]:

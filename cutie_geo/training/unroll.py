@@ -31,6 +31,10 @@ class Unrolled(NamedTuple):
     """From the object transformer, before its first block and after each."""
     sensory: Float[Tensor, "B N C h w"]
     """Sensory memory after the last frame."""
+    key: Float[Tensor, "B T P CK"]
+    """Of all frames; so are the next two."""
+    shrinkage: Float[Tensor, "B T P 1"]
+    selection: Float[Tensor, "B T P CK"]
     depth: Float[Tensor, "K h2 w2"] | None = None
     """Relative inverse depth in the first frames of the clips that `with_distance` names; None unless it was asked
     for."""
@@ -107,7 +111,8 @@ def propagate(
             memory.append(run(partial(_memorise, model, deep[t]), features[t], masks, sensory))
             sensory = memory[-1].sensory
     columns = [torch.stack(column, dim=1) for column in list(zip(*said))[:3]]
-    return Unrolled(columns[0], columns[1], columns[2], sensory)
+    keys = [torch.stack([getattr(frame, name) for frame in features], 1) for name in ("key", "shrinkage", "selection")]
+    return Unrolled(columns[0], columns[1], columns[2], sensory, keys[0], keys[1], keys[2])
 
 
 # ------------------------------------------------------------------------------------------------------------ parts

@@ -17,6 +17,7 @@ from cutie_geo.data.clips.footage import FileFootage, number_ids, read_still_mas
 from cutie_geo.data.clips.sources import HELD_OUT_SEEDS, ImageSource, RenderedSource, UnusableFile, VideoSource
 from cutie_geo.data.index import ImagePair
 from cutie_geo.data.masks import write_labels
+from cutie_geo.data.render import SceneConfig
 
 SIZE = (80, 96)
 SHOWN = blob(SIZE, {1: (20, 20, 60, 70)})
@@ -228,3 +229,25 @@ def test_a_real_video_is_read_back_in_order(test_data: Path):
     clip = VideoSource([video], small(length=8), frame_interval=5).draw(3, 0.0, random.Random(0))
     assert clip.images.shape == (8, 3, 64, 64)
     assert clip.labels[0].any()
+
+
+# ------------------------------------------------------------------------------------------------------------ distances
+def test_rendered_clips_know_distances_and_these_move_with_the_picture() -> None:
+    source = RenderedSource(10, small(crop=64, length=3), SceneConfig(cycle=12, max_objects=3, max_occluders=0))
+    nearer = 0
+    for item in range(6):
+        clip = source.draw(item, 0.0, random.Random(item))
+        assert clip.distance is not None
+        assert clip.distance.shape == clip.labels.shape
+        known = ~clip.distance.isnan()
+        assert float(clip.distance[known].min()) > 0
+        assert float(known.float().mean()) > 0.5
+        assert not bool((clip.labels[~known] > 0).any()), "objects are inside the scene, where distances are known"
+        objects, rest = clip.labels > 0, (clip.labels == 0) & known
+        nearer += float(clip.distance[objects].mean()) < float(clip.distance[rest].mean())
+    assert nearer >= 5, "objects are nearer than the backdrop, wherever the view has moved them"
+
+
+def test_clips_of_files_know_no_distances(tmp_path: Path) -> None:
+    video = write_video(tmp_path, "a", [SHOWN] * 6)
+    assert VideoSource([video], small()).draw(0, 0.0, random.Random(0)).distance is None

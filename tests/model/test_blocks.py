@@ -107,7 +107,7 @@ def folded_error(resnet: ResNetFeatures, x: Tensor) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(plain, folded))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet-nano"])
 def test_folded_normalisations_give_the_same_features(name: str) -> None:
     torch.manual_seed(0)
     resnet = lively(ResNetFeatures(name)).eval()

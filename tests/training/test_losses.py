@@ -7,7 +7,14 @@ from torch import Tensor
 from cutie_geo.config import LossConfig
 from cutie_geo.structures import ClipBatch
 from cutie_geo.training.draws import generators
-from cutie_geo.training.losses import batch_losses, cross_entropy_loss, dice_loss, sample, uncertain_points
+from cutie_geo.training.losses import (
+    batch_losses,
+    cross_entropy_loss,
+    depth_loss,
+    dice_loss,
+    sample,
+    uncertain_points,
+)
 from cutie_geo.training.unroll import Unrolled
 
 CONFIG = LossConfig(points=256)
@@ -103,3 +110,55 @@ def test_losses_of_one_point_by_hand() -> None:
     truth = torch.tensor([[[0.25], [0.75]]])
     assert float(cross_entropy_loss(logits, truth)) == pytest.approx(0.6931472)
     assert float(dice_loss(logits, truth)) == pytest.approx(1 - (2 * 0.5 * 0.75 + 1) / (0.5 + 0.75 + 1))
+
+
+# --------------------------------------------------------------------------------------------------------------- depth
+def test_depth_is_right_up_to_scale_and_shift() -> None:
+    distance = 1 + 9 * torch.rand(32, 48, generator=torch.Generator().manual_seed(0))
+    nearness = 1 / distance
+    assert float(depth_loss(nearness, distance)) == pytest.approx(0, abs=1e-3)
+    assert float(depth_loss(7 * nearness + 3, distance)) == pytest.approx(0, abs=1e-3)
+    assert float(depth_loss(-nearness, distance)) == pytest.approx(2, abs=1e-3)
+    assert float(depth_loss(torch.ones_like(distance), distance)) == 1
+    noise = torch.rand(32, 48, generator=torch.Generator().manual_seed(1))
+    assert float(depth_loss(noise, distance)) == pytest.approx(1, abs=0.1)
+
+
+def test_unknown_distances_count_for_nothing() -> None:
+    distance = 1 + 9 * torch.rand(32, 48, generator=torch.Generator().manual_seed(0))
+    depth = (1 / distance).requires_grad_()
+    spoilt = torch.where(torch.arange(48) < 24, depth.detach(), 100.0).requires_grad_()
+    half = torch.where(torch.arange(48) < 24, distance, torch.nan)
+    assert float(depth_loss(spoilt, half)) == pytest.approx(0, abs=1e-3)
+    nothing = depth_loss(depth, torch.full_like(distance, torch.nan))
+    nothing.backward()
+    assert float(nothing) == 0
+    assert depth.grad is not None
+    assert float(depth.grad.abs().max()) == 0
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (28, 42)])
+def test_depth_at_a_size_of_its_own_is_compared_with_distances_at_theirs(shape: tuple[int, int]) -> None:
+    rows = torch.linspace(1, 2, 32)[:, None].expand(32, 48)
+    depth = torch.linspace(1, 0.5, shape[0])[:, None].expand(shape).clone().requires_grad_()
+    loss = depth_loss(depth, rows)
+    assert float(loss) < 0.05
+    loss.backward()
+    assert depth.grad is not None
+    assert bool(depth.grad.isfinite().all())
+
+
+def test_the_loss_of_depth_is_weighted_and_only_for_clips_that_know_distances() -> None:
+    said, batch = made_up()
+    distance = torch.full((2, 4, 64, 64), torch.nan)
+    distance[1] = torch.rand(4, 64, 64, generator=torch.Generator().manual_seed(2)) + 1
+    depth = torch.rand(1, 20, 20, generator=torch.Generator().manual_seed(3))
+    config = LossConfig(points=256, depth_weight=0.5)
+    draws = generators([0, 1], torch.device("cpu"))
+    losses, totals = batch_losses(said._replace(depth=depth), batch._replace(distance=distance), config, draws)
+    own = 0.5 * depth_loss(depth[0], distance[1, 0])
+    assert float(losses["depth"]) == pytest.approx(float(own) / 2)
+    _, without = batch_losses(said, batch, CONFIG, generators([0, 1], torch.device("cpu")))
+    assert (totals - without).tolist() == pytest.approx([0, float(own)], abs=1e-5)
+    parts = sum(value for name, value in losses.items() if name != "total")
+    assert float(losses["total"]) == pytest.approx(float(parts), rel=1e-5)

@@ -5,12 +5,14 @@ import torch
 from parity_rules import synthetic_video
 from torch import Tensor
 
-from cutie_geo.config import UnrollConfig
+from cutie_geo.config import LossConfig, UnrollConfig
 from cutie_geo.inference.tracker import Tracker
+from cutie_geo.model.load import load_model
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.structures import ClipBatch
-from cutie_geo.training.draws import deep_updates, reference_frames
-from cutie_geo.training.unroll import _view, encode_clips, unroll
+from cutie_geo.training.draws import deep_updates, generators, reference_frames
+from cutie_geo.training.losses import batch_losses
+from cutie_geo.training.unroll import _view, encode_clips, encode_with_depth, unroll, with_distance
 
 FRAMES = 5
 
@@ -139,3 +141,53 @@ def test_gradients_reach_back_through_every_frame(tiny_model: CutieGeo, checkpoi
     reached = images.grad.abs().flatten(2).sum(-1)[0]
     tiny_model.zero_grad(set_to_none=True)
     assert (reached > 0).all(), "the last frame's masks depend on all frames"
+
+
+# --------------------------------------------------------------------------------------------------------------- depth
+@pytest.fixture(scope="module")
+def geo_model() -> CutieGeo:
+    """The smallest model with a geometry encoder, at random."""
+    return load_model("cutie-geo-tiny", "none", "cpu", "fp32").train()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chosen", [[0], [1, 2], [0, 1, 2]])
+def test_depth_is_told_of_first_frames_and_changes_no_features(geo_model: CutieGeo, chosen: list[int]) -> None:
+    images = torch.rand(3, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    features, depth = encode_with_depth(geo_model, images, chosen)
+    for got, wanted in zip(features, encode_clips(geo_model, images)):
+        for a, b in zip(got[:-1], wanted[:-1]):
+            assert torch.allclose(a, b, atol=1e-5)  # type: ignore[arg-type]
+    alone = geo_model.encode(images[chosen, 0], with_depth=True).depth
+    assert alone is not None
+    assert torch.allclose(depth, alone, atol=1e-5)
+    assert depth.shape == (len(chosen), 56, 56)
+
+
+def test_clips_with_distances_are_found_and_one_is_taken_where_there_is_none() -> None:
+    batch = clips((0, 1, 2), (3, 3, 3))
+    assert with_distance(batch) == [0]
+    distance = torch.full(batch.labels.shape, torch.nan)
+    assert with_distance(batch._replace(distance=distance)) == [0]
+    distance[2, 0, 5, 5] = 1.0
+    assert with_distance(batch._replace(distance=distance)) == [2]
+    distance[1, 1] = 1.0
+    assert with_distance(batch._replace(distance=distance)) == [2], "later frames' depth is not told"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_training_with_depth_reaches_every_weight(geo_model: CutieGeo, known: bool) -> None:
+    images = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(2, 3, 64, 64, dtype=torch.long)
+    labels[:, :, 16:48, 16:48] = 1
+    batch = ClipBatch(images, labels, torch.tensor([1, 1]), torch.tensor([0, 1]), ("a", "b"))
+    batch = batch._replace(distance=1 + images[:, :, 0]) if known else batch
+    said = unroll(geo_model, batch, UnrollConfig(), [True] * 3, with_depth=True)
+    losses, _ = batch_losses(said, batch, LossConfig(depth_weight=0.1), generators([0, 1], torch.device("cpu")))
+    losses["total"].backward()
+    unreached = {name for name, weight in geo_model.named_parameters() if weight.grad is None}
+    geo_model.zero_grad(set_to_none=True)
+    assert {name for name in unreached if ".head." in name} == set()
+    assert unreached <= {"encoder.geometry.model.backbone.embeddings.mask_token"} | {
+        name for name in unreached if "residual_layer1" in name
+    }

@@ -172,6 +172,8 @@ def _repeated(source: ClipSource, times: int) -> ClipSource:
 def _source(config: SourceConfig, clips: ClipConfig, data_root: Path | None) -> ClipSource:
     known = source_names()
     require(config.name in known, f"data: got {config.name!r}, wanted one of {', '.join(known)}")
+    if config.crop_scale is not None:
+        clips = replace(clips, video=replace(clips.video, crop_scale=config.crop_scale))
     if config.name == "rendered":
         return RenderedSource(config.clips, clips, _scene(config, clips))
     root = source_root(config, data_root)
