@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NoReturn
 
-from cutie_geo.commands import ablate, bench, convert, doctor, download, evaluate, export, infer, submit, train
+from cutie_geo.commands import ablate, bench, convert, curves, doctor, download, evaluate, export, infer, submit, train
 from cutie_geo.inference.run import reason
 
 COMMANDS: dict[str, ModuleType] = {
@@ -24,6 +24,7 @@ COMMANDS: dict[str, ModuleType] = {
     "convert": convert,
     "submit": submit,
     "export": export,
+    "curves": curves,
     "ablate": ablate,
 }
 PROGRAM = "cutie-geo"

@@ -101,8 +101,8 @@ class ClipBatch(NamedTuple):
     problems: tuple[str, ...] = ()
     """Files that could not be read, and were replaced by another draw; each says which and why."""
     distance: Float[Tensor, "B T H W"] | None = None
-    """From the camera to what each pixel shows, in a unit of its own for each clip; NaN where it isn't known. None if no
-    clip knows any."""
+    """From the camera to what each pixel shows, in a unit of its own for each clip; NaN where it isn't known. None if
+    no clip knows any."""
 
 
 class MemoryTokens(NamedTuple):

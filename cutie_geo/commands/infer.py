@@ -43,10 +43,11 @@ log = logging.getLogger(__name__)
 HELP = "segment videos, given masks of their objects"
 RESUMES = True
 """Interrupted, it goes on where it stopped when it is called again."""
-DEFAULT_MODEL = "cutie-base"
+DEFAULT_MODEL = "cutie-geo-tiny"
+"""It comes with its weights: what needs no network to begin with."""
 GPU_LOOKAHEAD = 4
 DEFAULT_SIZE = 480
-"""Shorter side for a user's own videos: what the models are trained for."""
+"""Shorter side for a user's own videos, unless the model has a size of its own: what models are trained for."""
 VERSIONS = (
     "cutie_geo",
     "torch",
@@ -86,7 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     how.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16")
     how.add_argument(
-        "--size", type=int, help="shrink frames to this shorter side; -1: never (default: 480, or the benchmark's)"
+        "--size",
+        type=int,
+        help="shrink frames to this shorter side; -1: never (default: the model's, or 480, or the benchmark's)",
     )
     how.add_argument(
         "--lookahead", type=int, metavar="N", help="frames encoded as one batch (default: 4 on a GPU, else 1)"
@@ -128,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
     model = _load(args, processes)
     if args.compile:
         model.compile_parts()
+    if args.size is None and model.config.frame_size is not None:
+        options = replace(options, size=model.config.frame_size)
     options = replace(options, settings=_settings(args, model), lookahead=_lookahead(args, model))
     if _is_example(args):  # a demonstration, which may be shown again in another way
         changed = changes(Results(args.output), records[0], options)

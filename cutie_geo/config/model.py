@@ -104,6 +104,9 @@ class ModelConfig:
     position_temperature: float = 128.0
     single_object: bool = False
     """No "other objects" channels: the network of still-image pre-training."""
+    frame_size: int | None = None
+    """Shorter side, in pixels, of frames that it segments best, where that isn't what a benchmark or `infer.py` takes:
+    those shrink frames to it."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -116,6 +119,8 @@ class ModelConfig:
             "decoder_dim",
         ):
             require(getattr(self, name) > 0, f"{name}: got {getattr(self, name)}, wanted a positive number")
+        size = self.frame_size
+        require(size is None or size >= 32, f"frame_size: got {size}, wanted at least 32 pixels")
         require(self.position_scale > 0, f"position_scale: got {self.position_scale}, wanted more than 0")
         temperature = self.position_temperature
         require(temperature > 1, f"position_temperature: got {temperature}, wanted more than 1")

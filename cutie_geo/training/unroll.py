@@ -83,7 +83,7 @@ def unroll(
             features, depth = encode_with_depth(model, images, with_distance(batch))
         else:
             features = encode_clips(model, images, config.encode_at_once)
-        return propagate(model, features, masks, selector, references, deep, config)._replace(depth=depth)
+    return propagate(model, features, masks, selector, references, deep, config)._replace(depth=depth)
 
 
 def propagate(
@@ -200,7 +200,8 @@ def _chosen(frames: Sequence[Float[Tensor, "B *N P C"]], past: Sequence[list[int
 
 
 def _segment(model: CutieGeo, features: FrameFeatures, view: MemoryView, selector: Tensor) -> _Said:
-    readout = model.read(features, view, selector=selector)
+    with quick_gradients(features.image.device):  # here, since a frame that is computed again begins here
+        readout = model.read(features, view, selector=selector)
     sensory_logits, query_logits = model.auxiliary_logits(features, view.sensory, readout.query_logits, selector)
     decoded = model.decode(features, readout.features, view.sensory, selector=selector)
     assert decoded.sensory is not None

@@ -12,6 +12,7 @@ from cutie_geo.training.losses import (
     cross_entropy_loss,
     depth_loss,
     dice_loss,
+    match_loss,
     sample,
     uncertain_points,
 )
@@ -32,7 +33,10 @@ def made_up(clips: int = 2, frames: int = 3, objects: int = 2, certainty: float 
         return certainty * truth + (0.0 if certainty else 1.0) * noise
 
     queries = torch.stack([logits(coarse[:, 1:]) for _ in range(3)], dim=3)
-    said = Unrolled(logits(labels[:, 1:]), logits(coarse[:, 1:]), queries, torch.zeros(1, 1, 1, 1, 1))
+    keys = [torch.rand(clips, frames + 1, 16, channels, generator=generator) for channels in (8, 1, 8)]
+    said = Unrolled(
+        logits(labels[:, 1:]), logits(coarse[:, 1:]), queries, torch.zeros(1, 1, 1, 1, 1), keys[0], keys[1], keys[2]
+    )
     batch = ClipBatch(
         torch.zeros(clips, frames + 1, 3, 64, 64),
         labels,
@@ -76,7 +80,7 @@ def test_auxiliary_losses_weigh_what_the_configuration_says() -> None:
 def test_a_clips_loss_depends_on_its_own_seed_and_slots_only() -> None:
     said, batch = made_up()
     both = batch_losses(said, batch, CONFIG, generators([3, 4], torch.device("cpu")))[1]
-    second = Unrolled(*(field[1:] for field in said[:3]), said.sensory)
+    second = Unrolled(*(field[1:] for field in said[:3]), said.sensory, *(field[1:] for field in said[4:7]))
     rest = (batch.images[1:], batch.labels[1:], batch.num_objects[1:], batch.seeds[1:])
     alone = batch_losses(second, ClipBatch(*rest, ("b",)), CONFIG, generators([4], torch.device("cpu")))[1]
     assert torch.equal(both[1:], alone)
@@ -127,12 +131,12 @@ def test_depth_is_right_up_to_scale_and_shift() -> None:
 def test_unknown_distances_count_for_nothing() -> None:
     distance = 1 + 9 * torch.rand(32, 48, generator=torch.Generator().manual_seed(0))
     depth = (1 / distance).requires_grad_()
-    spoilt = torch.where(torch.arange(48) < 24, depth.detach(), 100.0).requires_grad_()
+    spoilt = torch.where(torch.arange(48) < 24, depth.detach(), 100.0)
     half = torch.where(torch.arange(48) < 24, distance, torch.nan)
     assert float(depth_loss(spoilt, half)) == pytest.approx(0, abs=1e-3)
     nothing = depth_loss(depth, torch.full_like(distance, torch.nan))
     nothing.backward()
-    assert float(nothing) == 0
+    assert nothing.item() == 0
     assert depth.grad is not None
     assert float(depth.grad.abs().max()) == 0
 
@@ -142,7 +146,7 @@ def test_depth_at_a_size_of_its_own_is_compared_with_distances_at_theirs(shape: 
     rows = torch.linspace(1, 2, 32)[:, None].expand(32, 48)
     depth = torch.linspace(1, 0.5, shape[0])[:, None].expand(shape).clone().requires_grad_()
     loss = depth_loss(depth, rows)
-    assert float(loss) < 0.05
+    assert loss.item() < 0.05
     loss.backward()
     assert depth.grad is not None
     assert bool(depth.grad.isfinite().all())
@@ -162,3 +166,45 @@ def test_the_loss_of_depth_is_weighted_and_only_for_clips_that_know_distances() 
     assert (totals - without).tolist() == pytest.approx([0, float(own)], abs=1e-5)
     parts = sum(value for name, value in losses.items() if name != "total")
     assert float(losses["total"]) == pytest.approx(float(parts), rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+def keys_of(labels: Tensor, certainty: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys (T, P, 3), shrinkage and selection that tell the objects of coarse label maps (T, h, w) apart."""
+    key = certainty * torch.nn.functional.one_hot(labels, 3).float().flatten(1, 2)
+    return key, torch.ones(*key.shape[:2], 1), torch.ones_like(key)
+
+
+def test_keys_that_tell_objects_apart_cost_nothing_and_others_a_mean_over_memory() -> None:
+    coarse = torch.tensor([[[0, 1], [1, 2]], [[1, 0], [2, 1]]])
+    truth = torch.nn.functional.one_hot(coarse, 3).movedim(-1, 1).float()
+    truth = truth.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    assert float(match_loss(*keys_of(coarse, 20.0), truth)) == pytest.approx(0, abs=2e-3)
+    same = match_loss(*keys_of(coarse, 0.0), truth)
+    shares = torch.tensor([0.25, 0.5, 0.25])  # of the first frame's positions
+    wanted = -(shares * (shares + 1e-3).log()).sum()
+    assert float(same) == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_keys_get_gradients_that_bring_like_to_like() -> None:
+    coarse = torch.randint(0, 3, (3, 4, 4), generator=torch.Generator().manual_seed(0))
+    truth = torch.nn.functional.one_hot(coarse, 3).movedim(-1, 1).float()
+    truth = truth.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    key, shrinkage, selection = keys_of(coarse, 0.5)
+    key.requires_grad_()
+    before = match_loss(key, shrinkage, selection, truth)
+    before.backward()
+    assert key.grad is not None
+    assert float(key.grad[0].abs().max()) > 0, "the first frame is read"
+    assert float(key.grad[-1].abs().max()) > 0, "the last one asks"
+    with torch.no_grad():
+        assert float(match_loss(key - 5 * key.grad, shrinkage, selection, truth)) < before.item()
+
+
+def test_the_loss_of_keys_is_weighted_and_part_of_the_total() -> None:
+    said, batch = made_up()
+    config = LossConfig(points=256, match_weight=2.0)
+    losses, totals = batch_losses(said, batch, config, generators([0, 1], torch.device("cpu")))
+    _, without = batch_losses(said, batch, CONFIG, generators([0, 1], torch.device("cpu")))
+    assert float(losses["match"]) == pytest.approx(float((totals - without).mean()), rel=1e-4)
+    assert float(losses["match"]) > 0
