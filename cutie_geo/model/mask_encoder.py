@@ -111,7 +111,7 @@ class PixelFusion(nn.Module):
 FUSED_GAIN = 10.0
 """Of keys behind the fusion of encoders, which starts at random and gives small features. With a gain of 1, which suits
 a ResNet from ImageNet, keys are so alike that every position reads the mean of the memory, and training takes long to
-leave that: docs/results.md has the figures."""
+leave that: docs/experiments.md has the figures."""
 
 
 class KeyProjection(nn.Module):

@@ -212,7 +212,10 @@ def test_the_list_shows_models_with_their_parts(capsys: pytest.CaptureFixture[st
     parts = "vision sam2.1-hiera-small (ready), geometry depth-anything-v2-small (missing)"
     assert f"cutie-geo-small: {parts}\n  licences: Apache-2.0, free for commercial use too\n" in models
     assert "licences: depth-anything-v2-base is CC BY-NC 4.0" in models
-    assert models.count("no trained weights of it are published yet") == 4
+    assert models.count("no trained weights of it are published yet") == 3
+    assert (
+        "cutie-geo-tiny: \n  licences: nothing needed, so none\n  its trained weights come with the package\n" in models
+    )
 
 
 def test_the_help_names_what_there_is():

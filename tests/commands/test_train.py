@@ -178,6 +178,30 @@ def test_the_bundled_stage_learns(tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
+def test_the_recipe_of_the_bundled_model_learns_masks_keys_and_depth(test_data: Path, tmp_path: Path) -> None:
+    """Its stages one after the other on the real data, shortened, as docs/training.md has them."""
+    short = ["batch=4", "loss.points=512", "optimiser.warm_up=10", "validation.every=0", "pictures_every=0"]
+    where = ["--data-root", str(test_data / "data"), "--output", str(tmp_path), "--device", "cpu", "--tracker", "none"]
+    logs = {}
+    for stage, own in (
+        ("tiny_cpu_stage0", ["steps=120", "clips.crop=64", "log_every=20"]),
+        ("tiny_cpu_stage1", ["steps=4", "clips.crop=64", "log_every=4"]),
+        ("tiny_cpu_stage2", ["steps=2", "clips.crop=96", "log_every=2"]),
+    ):
+        assert run_one("train", ["--stage", stage, *where, *short, *own]) == 0
+        folder = tmp_path / "cutie-geo-tiny" / stage
+        logs[stage] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    first, *_, last = logs["tiny_cpu_stage0"]
+    for name, share in (("loss/mask_dice", 0.9), ("loss/match", 0.9), ("loss/depth", 1.0)):
+        assert last[name] < share * first[name], name
+    # a stage goes on from the one before: its first steps are no worse than the first of all
+    assert logs["tiny_cpu_stage1"][0]["loss/mask_dice"] < first["loss/mask_dice"]
+    held_out = yaml.safe_load((folder / "config.yaml").read_text())
+    assert len(held_out["data"][0]["exclude"]) == 6
+    assert set(held_out["data"][0]["exclude"]) == set(held_out["validation"]["data"][0]["only"])
+
+
 # -------------------------------------------------------------------------------------------------- stages and starts
 def test_a_stage_starts_from_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write_stage(tmp_path / "a", steps=1)
