@@ -82,7 +82,7 @@ def full_precision(x: Tensor) -> torch.autocast:
 
 def quick_gradients(device: torch.device) -> AbstractContextManager[object]:
     """A context for attention that is trained. On a CPU the fused kernel is slow backwards: plain products take a
-    quarter off a whole step of training (docs/results.md)."""
+    quarter off a whole step of training (docs/experiments.md)."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 

@@ -175,7 +175,7 @@ def test_the_bundled_stage_learns(tmp_path: Path) -> None:
     folder = tmp_path / "cutie-geo-tiny" / "tiny_rendered"
     losses = [json.loads(line)["loss/mask_dice"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 6
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.slow
