@@ -14,6 +14,7 @@ from cutie_geo.data.example import example_frames, example_masks
 from cutie_geo.data.masks import read_probs
 from cutie_geo.data.video import read_video
 from cutie_geo.inference.ensemble import Ensemble
+from cutie_geo.inference.model_ensemble import ModelEnsemble
 from cutie_geo.inference.segment import segment_video
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.load import load_model
@@ -26,6 +27,7 @@ __all__ = [
     "Frame",
     "GivenMask",
     "ModelConfig",
+    "ModelEnsemble",
     "Tracker",
     "TrackerConfig",
     "example_frames",

@@ -6,7 +6,7 @@ image: RGB, float32 in [0, 1] until the encoder normalises      labels: integer 
 logits: before the sigmoid, (N, ...)      probs: after soft aggregation, (N+1, ...), background first, sum 1
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +73,13 @@ class FrameFeatures(NamedTuple):
         """One by one, as views."""
         parts = [(None,) * len(self.image) if field is None else field.split(1) for field in self]
         return [FrameFeatures(*fields) for fields in zip(*parts)]
+
+    @staticmethod
+    def batch(frames: "Sequence[FrameFeatures]") -> "FrameFeatures":
+        """Frames of one size as one batch; depth, of which sizes may differ, is left out."""
+        if len(frames) == 1:
+            return frames[0]
+        return FrameFeatures(*(torch.cat(fields) for fields in zip(*(frame[:-1] for frame in frames))))
 
 
 class ClipKey(NamedTuple):
@@ -153,6 +160,14 @@ class MemoryView(NamedTuple):
     """Object memory: sums of features and, in the last channel, their weights; summed over memory frames."""
     mask: Float[Tensor, "B N H W"]
     """Each object's probability on the frame before, padded size."""
+
+
+class RecentPast(NamedTuple):
+    """What N objects remember beside tokens; the last three fields of `MemoryView`."""
+
+    sensory: Float[Tensor, "B N C h w"]
+    summary: Float[Tensor, "B N Q S"]
+    mask: Float[Tensor, "B N H W"]
 
 
 class Readout(NamedTuple):

@@ -30,11 +30,13 @@ from cutie_geo.config import (
 from cutie_geo.data.example import EXAMPLE_CLIP, example_frames, example_masks
 from cutie_geo.data.index import VideoRecord, dataset, dataset_names, discover, mask_files
 from cutie_geo.evaluation.metrics import mean_score, score_folders
+from cutie_geo.inference.clean import Cleaning
 from cutie_geo.inference.ensemble import FEEDBACKS, views_of
+from cutie_geo.inference.model_ensemble import shares_of
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
 from cutie_geo.inference.run import open_results, run_videos
-from cutie_geo.model.load import is_checkpoint, load_model
+from cutie_geo.model.load import is_checkpoint, load_model, resolve_device
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.weights import digest
 
@@ -82,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--overwrite", action="store_true", help="segment videos again that are complete")
 
     how = parser.add_argument_group("how")
-    how.add_argument("--model", default=DEFAULT_MODEL, help=f"{', '.join(preset_names())}, or a YAML file")
+    how.add_argument("--model", help=f"{', '.join(preset_names())}, a YAML file or a folder (default: {DEFAULT_MODEL})")
+    how.add_argument("--models", nargs="+", metavar="NAME", help="instead: several, whose probabilities are summed")
+    how.add_argument("--model-weights", nargs="+", type=float, metavar="W", help="of --models (default: all the same)")
     how.add_argument("--weights", default="auto", help="auto (cached or downloaded), none (random), or a file")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     how.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16")
@@ -106,6 +110,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     views.add_argument(
         "--ensemble-feedback", choices=FEEDBACKS, help="what each view goes on from (default: own predictions)"
     )
+    views.add_argument("--devices", nargs="+", metavar="D", help="spread views, or --models, over these")
+    views.add_argument(
+        "--ms-workers", type=int, metavar="N", help="threads that share views, or --models (default: one for a device)"
+    )
+
+    clean = parser.add_argument_group("cleaning of the label maps that are written (default: none)")
+    clean.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help="leave out objects below this")
+    clean.add_argument("--remove-specks", type=int, default=0, metavar="N", help="parts of fewer pixels than this")
+    clean.add_argument("--fill-holes", type=int, default=0, metavar="N", help="holes of fewer pixels than this")
 
     memory = parser.add_argument_group("memory (defaults: the benchmark's, or those of docs/inference.md)")
     memory.add_argument("--mem-every", type=int, metavar="N", help="every N-th frame enters memory")
@@ -126,14 +139,17 @@ def run(args: argparse.Namespace) -> int:
     if args.cpu_threads is not None:
         require(args.cpu_threads >= 1, f"--cpu-threads: got {args.cpu_threads}, wanted 1 or more")
         torch.set_num_threads(args.cpu_threads)
+    args.models = args.models or [args.model or DEFAULT_MODEL]
     records, options = plan(args)
     processes = Processes(args.device)
-    model = _load(args, processes)
+    require(processes.count == 1 or not args.devices, "--devices: wanted one process, each of several has its own GPU")
+    models = _load(args, processes)
     if args.compile:
-        model.compile_parts()
-    if args.size is None and model.config.frame_size is not None:
-        options = replace(options, size=model.config.frame_size)
-    options = replace(options, settings=_settings(args, model), lookahead=_lookahead(args, model))
+        for model in models:
+            model.compile_parts()
+    options = replace(
+        _sized(args, models, options), settings=_settings(args, models), lookahead=_lookahead(args, models)
+    )
     if _is_example(args):  # a demonstration, which may be shown again in another way
         changed = changes(Results(args.output), records[0], options)
         options = replace(options, overwrite=options.overwrite or bool(changed))
@@ -141,10 +157,10 @@ def run(args: argparse.Namespace) -> int:
     processes.wait()  # all have seen what was there before one changes it
     started = time.perf_counter()
     with logging_redirect_tqdm():
-        reports = run_videos(model, processes.share(records), results, options, processes.index)
+        reports = run_videos(models, processes.share(records), results, options, processes.index)
     reports = _in_order(records, processes.gather(reports))
     if processes.is_main:
-        _report(args, model, options, results, reports, time.perf_counter() - started)
+        _report(args, models, options, results, reports, time.perf_counter() - started)
     processes.leave()
     return 2 if any("error" in report for report in reports) else 0
 
@@ -174,6 +190,10 @@ def plan(args: argparse.Namespace) -> tuple[list[VideoRecord], RunOptions]:
         scales=tuple(args.ms or (1.0,)),
         flip=args.flip,
         feedback=args.ensemble_feedback or "own",
+        model_weights=None if args.model_weights is None else tuple(args.model_weights),
+        devices=tuple(args.devices or ()),
+        view_workers=args.ms_workers,
+        cleaning=Cleaning(args.min_confidence, args.remove_specks, args.fill_holes),
         overlay=args.overlay,
         save_probs=args.save_probs,
         save_depth=args.save_depth,
@@ -201,10 +221,33 @@ def _require_sense(args: argparse.Namespace) -> None:
     views_of(args.ms or (1.0,), args.flip, "--ms")
     several = args.ms is not None or args.flip
     require(args.ensemble_feedback is None or several, "--ensemble-feedback: wanted --ms or --flip with it")
-    if args.save_depth and not is_checkpoint(args.model):
-        encoder = model_config(args.model, split_overrides(args.overrides)[0]).encoder
-        depth = f"--save-depth: {args.model} has no geometry encoder, wanted a model such as cutie-geo-small"
-        require(encoder.geometry != "none", depth)
+    _require_models(args, several)
+    if args.save_depth and not any(is_checkpoint(name) for name in args.models):
+        overrides = split_overrides(args.overrides)[0]
+        deep = any(model_config(name, overrides).encoder.geometry != "none" for name in args.models)
+        names = ", ".join(args.models)
+        require(deep, f"--save-depth: {names} has no geometry encoder, wanted a model such as cutie-geo-small")
+
+
+def _require_models(args: argparse.Namespace, views: bool) -> None:
+    """Raises ValueError for several models, or options for them, that make no sense together."""
+    count = len(args.models)
+    require(args.model is None or args.models == [args.model], "--model and --models: wanted one of them")
+    twice = sorted({name for name in args.models if args.models.count(name) > 1})
+    require(not twice, f"--models: got {', '.join(twice)} more than once; --model-weights counts one for more")
+    require(args.model_weights is None or count > 1, "--model-weights: wanted several --models with it")
+    if args.model_weights is not None:
+        shares_of(args.model_weights, count, "--model-weights")
+    named = args.weights in ("auto", "none")
+    require(count == 1 or named, f"--weights: got {args.weights} for several models, wanted auto, none, or folders of "
+            "trained models after --models")  # fmt: skip
+    for name, given in (("--devices", args.devices), ("--ms-workers", args.ms_workers)):
+        require(given is None or views or count > 1, f"{name}: wanted --ms, --flip or several --models with it")
+    require(not args.devices or args.device == "auto", "--device and --devices: wanted one of them")
+    for device in args.devices or ():
+        resolve_device(device)
+    few = args.ms_workers
+    require(few is None or few >= 1, f"--ms-workers: got {few}, wanted 1 or more")
 
 
 def _chosen(records: Sequence[VideoRecord], names: Sequence[str] | None) -> list[VideoRecord]:
@@ -231,32 +274,56 @@ def _tracker_config(args: argparse.Namespace, defaults: dict[str, Any]) -> Track
     return build(TrackerConfig, merge(defaults | given, parse_overrides(split_overrides(args.overrides)[1])), "options")
 
 
-def _lookahead(args: argparse.Namespace, model: CutieGeo) -> int:
+def _sized(args: argparse.Namespace, models: Sequence[CutieGeo], options: RunOptions) -> RunOptions:
+    """Options with the size of frames that the models are for, unless the user names one."""
+    sizes = [model.config.frame_size for model in models]
+    if args.size is not None or not any(sizes):
+        return options
+    if len(models) == 1:
+        return replace(options, size=sizes[0])
+    return replace(options, model_sizes=tuple(size or -1 for size in sizes))
+
+
+def _lookahead(args: argparse.Namespace, models: Sequence[CutieGeo]) -> int:
     """Frames encoded together: several keep a GPU busy, a CPU is busy with one."""
     if args.lookahead is not None:
         return args.lookahead
-    return GPU_LOOKAHEAD if model.device.type == "cuda" else 1
+    return GPU_LOOKAHEAD if any(model.device.type == "cuda" for model in models) else 1
 
 
-def _load(args: argparse.Namespace, processes: Processes) -> CutieGeo:
-    """The model. For the example, weights that can't be had are replaced by random ones, and that is said loudly."""
-    device, overrides = processes.device(args.device), split_overrides(args.overrides)[0]
+def _load(args: argparse.Namespace, processes: Processes) -> list[CutieGeo]:
+    """The models. For the example, weights that can't be had are replaced by random ones, and that is said loudly."""
+    overrides = split_overrides(args.overrides)[0]
+    devices = args.devices or [processes.device(args.device)]
+    places = [devices[i % len(devices)] for i in range(len(args.models))]
+
+    def load(weights: str) -> list[CutieGeo]:
+        pairs = zip(args.models, places)
+        return [load_model(name, weights, place, args.precision, overrides) for name, place in pairs]
+
     try:
-        return load_model(args.model, args.weights, device, args.precision, overrides)
+        return load(args.weights)
     except ValueError as error:
         chosen = args.weights != "auto" or any(item.startswith("weights.") for item in overrides)
         if chosen or not _is_example(args):
             raise
-        model_config(args.model, overrides)  # what is wrong with the model itself stays an error
+        for name in args.models:
+            model_config(name, overrides)  # what is wrong with the model itself stays an error
         log.warning("%s", error)
         log.warning("going on with RANDOM weights: what follows shows that the program runs, not what it can do")
     args.weights = "none"
-    return load_model(args.model, "none", device, args.precision, overrides)
+    return load("none")
 
 
-def _settings(args: argparse.Namespace, model: CutieGeo) -> Report:
+def _settings(args: argparse.Namespace, models: Sequence[CutieGeo]) -> Report:
     """What, beside the run's options, decides the masks."""
-    named = args.weights == "none" or (args.weights == "auto" and not is_checkpoint(args.model))
+    each = [_settings_of(args, name, model) for name, model in zip(args.models, models)]
+    return each[0] if len(each) == 1 else {"members": each}
+
+
+def _settings_of(args: argparse.Namespace, name: str, model: CutieGeo) -> Report:
+    """Of one model."""
+    named = args.weights == "none" or (args.weights == "auto" and not is_checkpoint(name))
     config = to_dict(model.config)
     sources = config.pop("weights")
     start = {"warm_start": f"sha256 {digest(Path(path), 'sha256')}"} if (path := sources["warm_start"]) else {}
@@ -280,7 +347,7 @@ def _in_order(records: Sequence[VideoRecord], reports: Sequence[Report]) -> list
 
 def _report(
     args: argparse.Namespace,
-    model: CutieGeo,
+    models: Sequence[CutieGeo],
     options: RunOptions,
     results: Results,
     reports: list[Report],
@@ -289,7 +356,7 @@ def _report(
     """`run.json`, the example's score, and the last lines. Raises OSError if `run.json` can't be written, after all
     has been said."""
     try:
-        write_json(results.root / SUMMARY, _summary(args, model, options, results, reports))
+        write_json(results.root / SUMMARY, _summary(args, models, options, results, reports))
     finally:
         if _is_example(args) and "error" not in reports[0]:
             _print_score(results.root)
@@ -297,7 +364,7 @@ def _report(
 
 
 def _summary(
-    args: argparse.Namespace, model: CutieGeo, options: RunOptions, results: Results, reports: list[Report]
+    args: argparse.Namespace, models: Sequence[CutieGeo], options: RunOptions, results: Results, reports: list[Report]
 ) -> Report:
     """How the results came about, those of earlier calls in the same folder included."""
     videos = results.reports() | {report["video"]: report for report in reports}
@@ -307,12 +374,12 @@ def _summary(
         videos[name] = {key: value for key, value in report.items() if not (same and key == "settings")}
     return {
         "command": args.command_line,
-        "model": args.model,
+        "model": args.models[0] if len(models) == 1 else args.models,
         "weights": args.weights,
         "settings": settings,
         "versions": versions(),
         "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
-        "device": device_name(model.device),
+        "device": "; ".join(dict.fromkeys(device_name(model.device) for model in models)),
         "videos": videos,
     }
 

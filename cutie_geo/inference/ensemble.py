@@ -1,8 +1,8 @@
 """Many views of one video: every scale, straight and mirrored, side by side, and what they say together."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from torch.nn.functional import interpolate
 
 from cutie_geo.config import require
 from cutie_geo.inference.given import Geometry, image_size, mask_tensor, object_ids, read_mask
-from cutie_geo.inference.tracker import Tracker
+from cutie_geo.inference.room import require_room
+from cutie_geo.inference.shares import Shares, allot, on_each
+from cutie_geo.inference.tracker import Tracker, predict_together
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.ops import Padding, bilinear, nearest_labels
+from cutie_geo.ops import Padding, bilinear, internal_size, nearest_labels
 from cutie_geo.structures import FrameFeatures, ObjectId, Prediction, StateDict, as_labels
 
 SMALLEST_SIDE = 32
@@ -22,19 +24,22 @@ SMALLEST_SIDE = 32
 FEEDBACKS = ("own", "merged")
 """What each view's tracker commits: its own prediction, or that of all views together."""
 
+T = TypeVar("T")
 ViewFeatures = Sequence[FrameFeatures]
 """One frame's features, in every view."""
 
 
 class View(NamedTuple):
-    """One way to look at a frame: scaled, then mirrored from left to right."""
+    """One way to look at a frame: shrunk to a size, scaled, then mirrored from left to right."""
 
     scale: float = 1.0
     mirrored: bool = False
+    shorter: int = -1
+    """Frames whose shorter side is longer are shrunk to it before they are scaled; -1 for never."""
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width, in this view, of frames of `size`. Raises ValueError if it shrinks them too much."""
-        height, width = (round(side * self.scale) for side in size)
+        height, width = (round(side * self.scale) for side in internal_size(size, self.shorter))
         require(
             self.scale >= 1 or min(height, width) >= SMALLEST_SIDE,
             f"scale {self.scale:g}: makes {height}x{width} of frames of {size[0]}x{size[1]}, "
@@ -46,7 +51,8 @@ class View(NamedTuple):
         """The frame in this view, bilinear; antialiased where it shrinks."""
         size = self.size((image.shape[-2], image.shape[-1]))
         if size != tuple(image.shape[-2:]):
-            image = interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=self.scale < 1)[0]
+            smaller = size[0] < image.shape[-2]
+            image = interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=smaller)[0]
         return image.flip(-1) if self.mirrored else image
 
     def of_mask(self, mask: Shaped[Tensor, "*objects H W"]) -> Shaped[Tensor, "*objects H2 W2"]:
@@ -63,8 +69,10 @@ class View(NamedTuple):
         return bilinear((x.flip(-1) if self.mirrored else x)[None], size)[0]
 
 
-def views_of(scales: Sequence[float] = (1.0,), flip: bool = False, name: str = "scales") -> tuple[View, ...]:
-    """Every scale in the order given, straight and, with `flip`, mirrored too.
+def views_of(
+    scales: Sequence[float] = (1.0,), flip: bool = False, name: str = "scales", shorter: int = -1
+) -> tuple[View, ...]:
+    """Every scale in the order given, straight and, with `flip`, mirrored too; `shorter` is each view's.
 
     Raises ValueError, about `name`, for scales that are none or are there twice.
     """
@@ -73,7 +81,8 @@ def views_of(scales: Sequence[float] = (1.0,), flip: bool = False, name: str = "
         require(math.isfinite(scale) and scale > 0, f"{name}: got {scale:g}, wanted a positive number")
     twice = sorted({f"{scale:g}" for scale in scales if list(scales).count(scale) > 1})
     require(not twice, f"{name}: got {', '.join(twice)} more than once")
-    return tuple(View(float(scale), mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,)))
+    ways = (False, True) if flip else (False,)
+    return tuple(View(float(scale), mirrored, shorter) for scale in scales for mirrored in ways)
 
 
 class ViewTracker(Tracker):
@@ -96,10 +105,14 @@ class ViewTracker(Tracker):
         """How frames of `size`, brought into the view, become what the network sees."""
         return self._geometry(self.view.size(size))
 
+    def seen_geometry(self) -> Geometry:
+        """That of the video's frames, once their size is known."""
+        assert self.geometry is not None, "the frame's size is known before anything is predicted"
+        return self.geometry
+
     def straight_geometry(self) -> Geometry:
         """That of the straight view of the same scale."""
-        assert self.geometry is not None, "the frame's size is known before anything is predicted"
-        return super()._geometry(self.geometry.size)
+        return super()._geometry(self.seen_geometry().size)
 
     def pass_by(self) -> None:
         """A frame goes by on which there is nothing to segment."""
@@ -128,8 +141,12 @@ class Ensemble:
 
     scales: of the frames' height and width; with `flip` each scale is seen mirrored too. feedback: "own" lets each
     view's tracker go on from its own prediction, "merged" from that of all views; with flip alone, "merged" is Cutie's
-    flip augmentation. views: the views themselves, instead of `scales` and `flip`. Other keywords are `Tracker`'s.
-    Views of one size go through the encoder as one batch. Raises ValueError for what can't work.
+    flip augmentation. views: the views themselves, instead of `scales` and `flip`. devices: views are spread over
+    these, each of which holds the network; the first is where results are. workers: threads that share the views
+    (default: one for each device). Other keywords are `Tracker`'s.
+
+    Views of one size, such as a frame and its mirror, go through the encoder as one batch, and through all that comes
+    behind the reading of memory as another, unless they are spread. Raises ValueError for what can't work.
 
     Source: the paper, section 4.1 ("we sum all probabilities"); Cutie specification, sections 5.4 and 10.24.
     """
@@ -141,13 +158,19 @@ class Ensemble:
         flip: bool = False,
         feedback: str = "own",
         views: Sequence[View] | None = None,
+        devices: Sequence[str | torch.device] = (),
+        workers: int | None = None,
         **options: Any,
     ) -> None:
         require(feedback in FEEDBACKS, f"feedback: got {feedback!r}, wanted {' or '.join(FEEDBACKS)}")
+        require(workers is None or workers >= 1, f"workers: got {workers}, wanted 1 or more")
         views = views_of(scales, flip) if views is None else views
         require(len(views) > 0, "views: got none, wanted at least one")
-        self.model, self.feedback = model, feedback
-        self.trackers = [ViewTracker(model, view, **options) for view in views]
+        models = on_each(model, devices)
+        self.model, self.feedback = models[0], feedback
+        self._shares = Shares(_spread(views, max(len(models), workers or 1)), workers or len(models), self.model)
+        own = {v: models[i % len(models)] for i, share in enumerate(self._shares.parts) for v in share}
+        self.trackers = [ViewTracker(own[v], view, **options) for v, view in enumerate(views)]
         self.frame_size: tuple[int, int] | None = None
 
     @property
@@ -175,7 +198,12 @@ class Ensemble:
         # outside of it, so that the result is a tensor like any other
         if not predictions:
             return torch.ones(1, *size, device=self.model.device)
-        return _mean(tracker.answer(prediction, size) for tracker, prediction in zip(self.trackers, predictions))
+        return _mean(self._answers(predictions, size))
+
+    def _answers(self, predictions: list[Prediction], size: tuple[int, int]) -> Iterator[Tensor]:
+        """Each view's probabilities at the frame's size, where results are."""
+        for tracker, prediction in zip(self.trackers, predictions):
+            yield tracker.answer(prediction, size).to(self.model.device)
 
     def _step(
         self,
@@ -197,14 +225,15 @@ class Ensemble:
                 tracker.pass_by()
             return size, []
         features = self._encode([image], size)[0] if features is None else self._checked(features, size)
+        if given is not None and not set(given.ids) <= set(self.object_ids):
+            self._require_room(size, len({*given.ids, *self.object_ids}))
         self._begin(size)
         complete = given is not None and (not self.object_ids or set(given.ids) == set(self.object_ids))
         predictions = None if complete else self._predict(features)
         if given is not None:
             predictions = self._accept(predictions, mask_tensor(mask).to(self.model.device), given.ids)
         assert predictions is not None
-        for tracker, seen, prediction in zip(self.trackers, features, predictions):
-            tracker.commit(seen, prediction, permanent=permanent, last=last)
+        self._commit(features, predictions, permanent, last)
         return size, predictions
 
     def encode(self, image: Any, with_depth: bool = False) -> ViewFeatures:
@@ -230,23 +259,37 @@ class Ensemble:
 
     @torch.inference_mode()
     def _encode(self, images: Sequence[Tensor], size: tuple[int, int], with_depth: bool = False) -> list[ViewFeatures]:
-        images = [image.to(self.model.device, torch.float32) for image in images]
         geometries = [tracker.geometry_at(size) for tracker in self.trackers]
-        seen: list[list[FrameFeatures]] = [[] for _ in self.trackers]
-        for padded in dict.fromkeys(geometry.padded for geometry in geometries):
-            same = [v for v, geometry in enumerate(geometries) if geometry.padded == padded]
-            batch = torch.cat([geometries[v].enter(self.views[v].of(image)) for v in same for image in images])
-            with self.model.autocast():
-                features = self.model.encode(batch, with_depth and 0 in same).frames()
-            for place, v in enumerate(same):
-                seen[v] = features[place * len(images) : (place + 1) * len(images)]
-        return [list(views) for views in zip(*seen)]
+
+        def encode(same: list[int]) -> list[list[FrameFeatures]]:
+            model = self.trackers[same[0]].model
+            own = [image.to(model.device, torch.float32) for image in images]
+            batch = torch.cat([geometries[v].enter(self.views[v].of(image)) for v in same for image in own])
+            with model.autocast():
+                features = model.encode(batch, with_depth and 0 in same).frames()
+            return [features[place * len(own) : (place + 1) * len(own)] for place in range(len(same))]
+
+        return [list(views) for views in zip(*self._by_size(encode, geometries))]
+
+    def _by_size(self, work: Callable[[list[int]], list[T]], geometries: Sequence[Geometry]) -> list[T]:
+        """For each view, what `work` makes of views that one worker has and the network sees at one size."""
+        return self._shares.run(work, [geometry.padded for geometry in geometries])
 
     # ----------------------------------------------------------------------------------------------- its predictions
     def _predict(self, features: ViewFeatures) -> list[Prediction]:
         """What each view's tracker is to go on from, unless a mask is given."""
-        predictions = [tracker.predict(seen) for tracker, seen in zip(self.trackers, features)]
+
+        def predict(same: list[int]) -> list[Prediction]:
+            return predict_together([self.trackers[v] for v in same], [features[v] for v in same])
+
+        predictions = self._by_size(predict, [tracker.seen_geometry() for tracker in self.trackers])
         return self._merged(predictions) if self.feedback == "merged" else predictions
+
+    def _commit(self, features: ViewFeatures, predictions: list[Prediction], permanent: bool, last: bool) -> None:
+        def commit(same: list[int]) -> list[None]:
+            return [self.trackers[v].commit(features[v], predictions[v], permanent, last) for v in same]
+
+        self._by_size(commit, [tracker.seen_geometry() for tracker in self.trackers])
 
     def _merged(self, predictions: list[Prediction]) -> list[Prediction]:
         """Every view's prediction with the mean of all views' probabilities in it, brought into that view.
@@ -259,25 +302,26 @@ class Ensemble:
         if len(scales) > 1:
             size = self.frame_size
             assert size is not None, "the frame's size is known before anything is predicted"
-            every = _mean(tracker.answer(p, size) for tracker, p in zip(self.trackers, predictions))
+            every = _mean(self._answers(predictions, size))
             geometries = {tracker.view.scale: tracker.straight_geometry() for tracker in self.trackers}
             mean = {scale: _inside(mean[scale], every, geometries[scale]) for scale in scales}
         return [
-            prediction._replace(probs=tracker.straight(mean[tracker.view.scale]))
+            prediction._replace(probs=tracker.straight(mean[tracker.view.scale]).to(tracker.model.device))
             for tracker, prediction in zip(self.trackers, predictions)
         ]
 
     def _mean_at(self, scale: float, predictions: list[Prediction]) -> Float[Tensor, "N1 H W"]:
         """The mean of all views of one scale at the padded size, not mirrored."""
         pairs = zip(self.trackers, predictions)
-        return _mean(tracker.straight(p.probs) for tracker, p in pairs if tracker.view.scale == scale)
+        device = self.model.device
+        return _mean(tracker.straight(p.probs).to(device) for tracker, p in pairs if tracker.view.scale == scale)
 
     def _accept(
         self, predictions: list[Prediction] | None, mask: Tensor, ids: tuple[ObjectId, ...]
     ) -> list[Prediction]:
         """Predictions with the user's mask, brought into each view, laid over them."""
         return [
-            tracker.accept(prediction, tracker.view.of_mask(mask), ids)
+            tracker.accept(prediction, tracker.view.of_mask(mask).to(tracker.model.device), ids)
             for tracker, prediction in zip(self.trackers, predictions or [None] * len(self.trackers))
         ]
 
@@ -290,6 +334,11 @@ class Ensemble:
             raise ValueError("restore_depth: no frame was encoded yet, wanted `encode` before it")
         first = self.trackers[0]
         return first.view.back(first.restore_depth(features[0])[None], self.frame_size)[0]
+
+    @property
+    def gives_depth(self) -> bool:
+        """Whether the network has a geometry encoder."""
+        return self.model.gives_depth
 
     # ----------------------------------------------------------------------------------------------------- objects
     @property
@@ -336,8 +385,12 @@ class Ensemble:
         absent = [name for name in ("views", "feedback", "size", "trackers") if name not in state]
         require(not absent, f"ensemble state: missing {', '.join(absent)}")
         try:
-            views = [View(float(scale), bool(mirrored)) for scale, mirrored in state["views"]]
-            loaded = Ensemble(self.model, views=views, feedback=state["feedback"])
+            views = [View(float(scale), bool(mirrored), *map(int, rest)) for scale, mirrored, *rest in state["views"]]
+            places = [tracker.model.device for tracker in self.trackers]
+            loaded = Ensemble(
+                self.model, views=views, feedback=state["feedback"], devices=list(dict.fromkeys(places)),
+                workers=self._shares.workers,
+            )  # fmt: skip
             loaded.frame_size = (int(state["size"][0]), int(state["size"][1])) if state["size"] else None
             for tracker, saved in zip(loaded.trackers, state["trackers"], strict=True):
                 tracker.load_state_dict(saved)
@@ -345,6 +398,7 @@ class Ensemble:
             raise ValueError(f"ensemble state: damaged ({type(error).__name__}: {error})") from None
         loaded._require_lockstep()
         self.feedback, self.trackers, self.frame_size = loaded.feedback, loaded.trackers, loaded.frame_size
+        self._shares = loaded._shares
 
     def _require_lockstep(self) -> None:
         """Raises ValueError unless all trackers are at the same frame of the same video."""
@@ -365,6 +419,14 @@ class Ensemble:
             view.size(size)
         return size
 
+    def _require_room(self, size: tuple[int, int], objects: int) -> None:
+        """Raises ValueError if so many objects would need more memory, in all views of a device, than it has left."""
+        for model in {id(tracker.model): tracker.model for tracker in self.trackers}.values():
+            own = [tracker for tracker in self.trackers if tracker.model is model]
+            held = sum(sum(tracker.memory_report().values()) for tracker in own)
+            sizes = [tracker.geometry_at(size).padded for tracker in own]
+            require_room(model, sizes, objects, own[0].config, held)
+
     def _begin(self, size: tuple[int, int]) -> None:
         """The video's size is known."""
         if self.frame_size is None:
@@ -378,6 +440,14 @@ class Ensemble:
         wanted = [(1, 3, *tracker.geometry_at(size).padded) for tracker in self.trackers]
         require(got == wanted, f"features: got those of images {got}, wanted {wanted}")
         return features
+
+
+def _spread(views: Sequence[View], count: int) -> list[list[int]]:
+    """Which views each of `count` shares gets, by area; those of one scale stay together unless that leaves some idle."""
+    pairs = [[v for v, view in enumerate(views) if view.scale == scale] for scale in {view.scale: 0 for view in views}]
+    together = pairs if len(pairs) >= count else [[v] for v in range(len(views))]
+    costs = [sum(views[v].scale ** 2 for v in some) for some in together]
+    return [[v for i in share for v in together[i]] for share in allot(costs, count)]
 
 
 def _mean(maps: Iterable[Tensor]) -> Tensor:

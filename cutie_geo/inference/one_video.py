@@ -3,7 +3,7 @@
 import errno
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,20 +15,19 @@ from jaxtyping import Int32
 from PIL import Image
 from tqdm import tqdm
 
-from cutie_geo.config import require, to_dict
+from cutie_geo.config import require
 from cutie_geo.data.background import Writer, read_ahead
 from cutie_geo.data.index import VideoRecord, with_first_appearances
 from cutie_geo.data.masks import MAX_PALETTE_ID, read_labels, write_labels, write_probs
 from cutie_geo.data.overlay import OverlayWriter, draw, write_depth
 from cutie_geo.data.video import FrameFolder, VideoFile, open_source, read_frames
-from cutie_geo.inference.ensemble import Ensemble
+from cutie_geo.inference.methods import method_for
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import Report, Results, input_digests, refuse_inputs
-from cutie_geo.inference.segment import Segmented, segment_frames
-from cutie_geo.inference.tracker import Tracker
+from cutie_geo.inference.segment import Method, Segmented, segment_frames
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.progress import progress
-from cutie_geo.structures import Frame, GivenMask
+from cutie_geo.structures import Frame, GivenMask, ObjectId
 
 try:
     import resource
@@ -51,12 +50,19 @@ class _Done(NamedTuple):
     saved: bool
     seconds: float
     """Since the frame before, whatever was waited for."""
+    presence: dict[ObjectId, float]
+    """Of each object, as `Segmented.presence`."""
 
 
 def segment_record(
-    model: CutieGeo, record: VideoRecord, results: Results, options: RunOptions, line: int = 0, leave: bool = True
+    models: Sequence[CutieGeo],
+    record: VideoRecord,
+    results: Results,
+    options: RunOptions,
+    line: int = 0,
+    leave: bool = True,
 ) -> Report:
-    """Segment one video into `results`; `line` and `leave` are those of its progress bar.
+    """Segment one video into `results`, with one model or several together; `line` and `leave` are those of its bar.
 
     Raises ValueError or OSError; frames before the one that failed are written then.
     """
@@ -68,53 +74,55 @@ def segment_record(
         source, record.masks, options.size, record.long_ids, options.overlay, record.keep_ids, record.first_mask
     )
     results.begin(record.name)
-    reset_peak_memory(model.device)
-    tracker, started = _segmenter(model, options), time.perf_counter()
+    device = models[0].device
+    reset_peak_memory(device)
+    method, started = method_for(models, options), time.perf_counter()
     with _film(source, record, results, options) as film:
         save = _Saver(results, record, options, film)
         bar = progress(source.frames, record.name, "frame", line, leave)
         frames = _visible(_merged(frames, options.single_object), record, options)
-        done = _segment(tracker, frames, options, save, bar)
+        with ExitStack() as precisions:
+            # around all frames, so that weights are converted to half precision once and not for each of them
+            for model in models:
+                precisions.enter_context(model.autocast())
+            done = _segment(method, frames, options, save, bar)
         _require_all(record, done)
     seconds = time.perf_counter() - started
     return {
         "video": record.name,
         "frames": [frame.name for frame in done if frame.saved],
-        "objects": tracker.object_ids,
+        "objects": method.object_ids,
         "frame_size": list(done[0].size),
-        "processed_size": list(tracker.frame_size) if tracker.frame_size else None,
+        "processed_size": list(method.frame_size) if method.frame_size else None,
+        "presence": _presence(done, method.object_ids),
         "settings": options.fingerprint(),
         "input": inputs,
         "seconds_per_frame": [round(frame.seconds, 5) for frame in done],
         "seconds": round(seconds, 3),
         "frames_per_second": round(len(done) / max(seconds, 1e-9), 3),
-        "memory_bytes": tracker.memory_report(),
-        "peak_memory_bytes": peak_memory(model.device),
+        "memory_bytes": method.memory_report(),
+        "peak_memory_bytes": peak_memory(device),
     }
 
 
-def _segmenter(model: CutieGeo, options: RunOptions) -> Tracker | Ensemble:
-    """One tracker, or one for each view."""
-    config = to_dict(options.tracker)
-    if not options.is_ensemble:
-        return Tracker(model, **config)
-    return Ensemble(model, options.scales, options.flip, options.feedback, **config)
+def _presence(done: list["_Done"], ids: list[ObjectId]) -> dict[str, list[float | None]]:
+    """By object, its presence in each frame that is written; None before it was given."""
+    return {str(i): [frame.presence.get(i) for frame in done if frame.saved] for i in ids}
 
 
-def _segment(
-    tracker: Tracker | Ensemble, frames: Iterable[Frame], options: RunOptions, save: "_Saver", bar: tqdm
-) -> list[_Done]:
+def _segment(method: Method, frames: Iterable[Frame], options: RunOptions, save: "_Saver", bar: tqdm) -> list[_Done]:
     """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
     done: list[_Done] = []
     ahead = read_ahead(frames, max(READ_AHEAD, options.lookahead))
-    # around all frames, so that weights are converted to half precision once and not for each of them
-    with save, closing(ahead), bar, tracker.model.autocast():
-        segmented = _UntilFailure(segment_frames(tracker, ahead, options.lookahead, options.save_depth))
+    with save, closing(ahead), bar:
+        segmented = _UntilFailure(segment_frames(method, ahead, options.lookahead, options.save_depth))
         last = time.perf_counter()
         for result in segmented:
-            saved = save(result)
+            presence = {i: round(sure, 4) for i, sure in result.presence.items()}
+            saved = save(result, presence)
             now = time.perf_counter()
-            done.append(_Done(result.frame.name, (result.labels.shape[0], result.labels.shape[1]), saved, now - last))
+            size = (result.labels.shape[0], result.labels.shape[1])
+            done.append(_Done(result.frame.name, size, saved, now - last, presence))
             last = now
             bar.update()
     if segmented.error is not None:
@@ -171,6 +179,7 @@ class _Saver:
 
     def __init__(self, results: Results, record: VideoRecord, options: RunOptions, film: OverlayWriter | None) -> None:
         self.results, self.record, self.film, self.save_probs = results, record, film, options.save_probs
+        self.cleaning = options.cleaning
         self.palette, self.long_ids = _palette(record), _holds_long_ids(record)
         self.files = Writer(options.workers, PENDING_PROBS if options.save_probs else PENDING)
         self.pictures = Writer(1)  # one thread, since a film's pictures have an order
@@ -184,10 +193,12 @@ class _Saver:
     def __exit__(self, *error: object) -> None:
         self.stack.__exit__(*error)  # type: ignore[arg-type]
 
-    def __call__(self, result: Segmented) -> bool:
+    def __call__(self, result: Segmented, presence: Mapping[ObjectId, float]) -> bool:
         """Write a frame's results; whether it is one of those asked for."""
         video, frame = self.record.name, result.frame
         labels = result.labels.to("cpu", torch.int32).numpy()
+        if self.cleaning:
+            labels = self.cleaning(labels, presence)
         wanted = self.record.saved is None or frame.name in self.record.saved
         if wanted:
             path = self.results.labels(video, frame.name)

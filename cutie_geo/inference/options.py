@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cutie_geo.config import TrackerConfig, require, to_dict
+from cutie_geo.inference.clean import Cleaning
 from cutie_geo.inference.ensemble import FEEDBACKS, View, views_of
 
 
@@ -23,6 +24,16 @@ class RunOptions:
     """Every scale is seen mirrored too."""
     feedback: str = "own"
     """What each view goes on from: "own" or "merged" predictions."""
+    model_weights: tuple[float, ...] | None = None
+    """Of several models, in their order; None for equal ones."""
+    model_sizes: tuple[int, ...] | None = None
+    """Shorter side that frames are shrunk to for each of several models, after `size`; -1: not. None: for none."""
+    devices: tuple[str, ...] = ()
+    """Where views, or several models, are spread over; none for where the models are."""
+    view_workers: int | None = None
+    """Threads that views, or several models, share; None for one on each device."""
+    cleaning: Cleaning = field(default_factory=Cleaning)
+    """What is done to label maps before they are written."""
     overlay: bool = False
     save_probs: bool = False
     save_depth: bool = False
@@ -43,6 +54,8 @@ class RunOptions:
         require(self.size == -1 or self.size >= 16, f"size: got {self.size}, wanted -1 or at least 16 pixels")
         views_of(self.scales, self.flip)
         require(self.feedback in FEEDBACKS, f"feedback: got {self.feedback!r}, wanted {' or '.join(FEEDBACKS)}")
+        few = self.view_workers
+        require(few is None or few >= 1, f"view_workers: got {few}, wanted 1 or more")
         require(self.workers >= 1, f"workers: got {self.workers}, wanted 1 or more")
         require(self.lookahead >= 1, f"lookahead: got {self.lookahead}, wanted 1 or more")
         good_rate = self.fps is None or (self.fps > 0 and math.isfinite(self.fps))
@@ -63,4 +76,8 @@ class RunOptions:
         shown = {"size": self.size, "tracker": to_dict(self.tracker), "single_object": self.single_object}
         if self.is_ensemble:
             shown |= {"ensemble": {"scales": self.scales, "flip": self.flip, "feedback": self.feedback}}
+        if self.model_weights or self.model_sizes:
+            shown |= {"models": {"weights": self.model_weights, "sizes": self.model_sizes}}
+        if self.cleaning:
+            shown |= {"cleaning": to_dict(self.cleaning)}
         return json.loads(json.dumps({**self.settings, **shown}))

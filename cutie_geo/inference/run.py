@@ -29,9 +29,14 @@ def open_results(output: Path, records: Sequence[VideoRecord], options: RunOptio
 
 
 def run_videos(
-    model: CutieGeo, records: Sequence[VideoRecord], results: Results, options: RunOptions, process: int = 0
+    models: Sequence[CutieGeo],
+    records: Sequence[VideoRecord],
+    results: Results,
+    options: RunOptions,
+    process: int = 0,
 ) -> list[Report]:
-    """Segment every video that isn't complete yet; return a report for each, in order.
+    """Segment every video that isn't complete yet, with one model or several together; return a report for each, in
+    order.
 
     A video that fails is reported with its `error` and the next one begins. process: which of several this is, so that
     their progress bars don't cover each other.
@@ -41,7 +46,7 @@ def run_videos(
     line, name = 2 * process, f"videos ({process})" if process else "videos"
     with progress(len(records), name, "video", line, show=several) as bar:
         for record in records:
-            reports.append(_complete_or_attempt(model, record, results, options, line, several))
+            reports.append(_complete_or_attempt(models, record, results, options, line, several))
             failed = sum("error" in report for report in reports)
             if failed:
                 bar.set_postfix(failed=failed, refresh=False)
@@ -50,31 +55,33 @@ def run_videos(
 
 
 def _complete_or_attempt(
-    model: CutieGeo, record: VideoRecord, results: Results, options: RunOptions, line: int, several: bool
+    models: Sequence[CutieGeo], record: VideoRecord, results: Results, options: RunOptions, line: int, several: bool
 ) -> Report:
     """The report of a complete video, or of the attempt to make it complete."""
     complete = None if options.overwrite else results.complete(record.name, options)
     if complete is not None:
         return complete | {"skipped": True}
-    report = _attempt(model, record, results, options, line + several, leave=not several)
+    report = _attempt(models, record, results, options, line + several, leave=not several)
     if "error" in report and several:
         log.error("%s", report["error"])
     return report
 
 
 def _attempt(
-    model: CutieGeo, record: VideoRecord, results: Results, options: RunOptions, line: int, leave: bool
+    models: Sequence[CutieGeo], record: VideoRecord, results: Results, options: RunOptions, line: int, leave: bool
 ) -> Report:
     """Segment a video and note what came of it."""
     try:
-        report = segment_record(model, record, results, options, line, leave)
+        report = segment_record(models, record, results, options, line, leave)
         results.keep(report)
         return report
     except Exception as error:
         report = {"video": record.name, "error": reason(error, record.name)}
         if not (_is_shortage(error) or isinstance(error, (ValueError, OSError, FFmpegError))):
             log.exception("%s: this looks like a fault of the program", record.name)
-    if model.device.type == "cuda":  # here, where the error no longer holds the video's tensors
+    if any(
+        model.device.type == "cuda" for model in models
+    ):  # here, where the error no longer holds the video's tensors
         torch.cuda.empty_cache()
     try:
         results.keep(report)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -50,6 +51,33 @@ class Segmenter(Protocol):
         ...
 
 
+@runtime_checkable
+class Method(Segmenter, Protocol):
+    """A segmenter that also says what it holds, and forgets it: what ensembles are made of and files are run through."""
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """Height and width of the video's frames, once one was seen."""
+        ...
+
+    @property
+    def gives_depth(self) -> bool:
+        """Whether `restore_depth` has anything to give."""
+        ...
+
+    def remove(self, ids: Any) -> None:
+        """Forget objects. Raises ValueError for an id that is not tracked."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything: the next video may start."""
+        ...
+
+    def memory_report(self) -> dict[str, int]:
+        """Bytes held between two frames, by kind."""
+        ...
+
+
 class Segmented(NamedTuple):
     """One frame's result, at the frame's own size."""
 
@@ -60,6 +88,16 @@ class Segmented(NamedTuple):
     """Of the channels of `probs` after the first."""
     depth: Float[Tensor, "H W"] | None = None
     """Relative inverse depth, larger is nearer; None unless it was asked for."""
+
+    @property
+    def presence(self) -> dict[ObjectId, float]:
+        """By object, how sure its pixels are that they are its own: the mean of its probability over the pixels where
+        it is the largest, 0 where it has none."""
+        top, channel = self.probs.max(dim=0)
+        count = torch.bincount(channel.flatten(), minlength=len(self.probs))
+        total = torch.bincount(channel.flatten(), top.flatten().double(), minlength=len(self.probs))
+        mean = (total / count.clamp(min=1)).tolist()
+        return dict(zip(self.ids, mean[1:]))
 
 
 def segment_frames(

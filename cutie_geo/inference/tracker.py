@@ -1,6 +1,6 @@
 """One video, one view: which objects there are, what was seen of them, and when."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,10 @@ from cutie_geo.memory.objects import ObjectRegistry
 from cutie_geo.memory.video_memory import VideoMemory
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.ops import bilinear, internal_size, padding_to, soft_aggregate
-from cutie_geo.structures import FrameFeatures, ObjectId, Prediction, StateDict
+from cutie_geo.structures import FrameFeatures, MemoryView, ObjectId, Prediction, RecentPast, StateDict
+
+RECENT = [MemoryView._fields.index(name) for name in RecentPast._fields]
+"""Where a memory's view holds what the object transformer starts from."""
 
 
 class Tracker:
@@ -133,25 +136,7 @@ class Tracker:
     @torch.inference_mode()
     def predict(self, features: FrameFeatures) -> Prediction:
         """What memory says about the next frame. Changes nothing."""
-        height, width = features.image.shape[-2:]
-        if not self.registry.ids:
-            return Prediction(features.image.new_ones(1, height, width), ())
-        missing = [i for i in self.registry.ids if i not in self.memory.ids]
-        if missing:
-            raise ValueError(f"predict: objects {missing} were given with last=True and never memorised")
-        assert self.last_mask is not None and self.memory.sensory is not None
-        config, parts, order, usage = self.config, [], [], []
-        with self.model.autocast():
-            for slots, view in self.memory.views(self.last_mask):
-                readout = self.model.read(features, view, config.top_k, chunk=config.chunk_size)
-                parts.append(readout.features)
-                usage.append(readout.usage)
-                order.append(slots)
-            read = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)[:, torch.cat(order).argsort()]
-            due = self.frame + 1 - self.memory_frame in self._sensory_frames()
-            decoded = self.model.decode(features, read, self.memory.sensory, due, chunk=config.chunk_size)
-        probs = decoded.logits.float().softmax(dim=1)[0]
-        return Prediction(probs, tuple(self.registry.ids), decoded.sensory, tuple(usage))
+        return predict_together([self], [features])[0]
 
     @torch.inference_mode()
     def accept(
@@ -217,6 +202,11 @@ class Tracker:
         if self.geometry is None or features.depth is None:
             raise ValueError("restore_depth: no depth was kept, wanted features of encode(image, with_depth=True)")
         return self.geometry.leave(bilinear(features.depth[None], self.geometry.padded)[0])[0]
+
+    @property
+    def gives_depth(self) -> bool:
+        """Whether the network has a geometry encoder."""
+        return self.model.gives_depth
 
     @property
     def frame_size(self) -> tuple[int, int] | None:
@@ -328,6 +318,21 @@ class Tracker:
             raise ValueError(f"tracker state: memory of {memory.ids}, wanted that of its objects {objects}")
 
     # ----------------------------------------------------------------------------------------------------- details
+    def _require_memorised(self) -> None:
+        """Raises ValueError if there are objects of which nothing is in memory."""
+        missing = [i for i in self.registry.ids if i not in self.memory.ids]
+        if missing:
+            raise ValueError(f"predict: objects {missing} were given with last=True and never memorised")
+
+    def _memory_views(self) -> Iterator[tuple[Int[Tensor, "n"], MemoryView]]:
+        """Each bank's slots and what its objects remember."""
+        assert self.last_mask is not None, "objects are in memory"
+        return self.memory.views(self.last_mask)
+
+    def _sensory(self) -> Float[Tensor, "1 N C h w"]:
+        assert self.memory.sensory is not None, "objects are in memory"
+        return self.memory.sensory
+
     def _sensory_frames(self) -> set[int]:
         """Frames after a memory frame on which the decoder updates sensory memory."""
         every, updates = self.config.mem_every, self.config.stagger_updates
@@ -376,3 +381,42 @@ class Tracker:
         """Where there are no objects, all is background."""
         assert self.geometry is not None, "the frame's size is known before anything is predicted"
         return Prediction(torch.ones(1, *self.geometry.padded, device=self.model.device), ())
+
+
+@torch.inference_mode()
+def predict_together(trackers: Sequence[Tracker], features: Sequence[FrameFeatures]) -> list[Prediction]:
+    """What `predict` says for each of several trackers of one network, whose frames go through it as one batch.
+
+    They are at one frame of one video, seen at one padded size in several ways: they have the same objects, which
+    joined on the same frames, and the same options. Memory is read by each alone, so none of it is copied.
+    """
+    first = trackers[0]
+    ids, model, config = tuple(first.registry.ids), first.model, first.config
+    if not ids:
+        return [Prediction(seen.image.new_ones(1, *seen.image.shape[-2:]), ()) for seen in features]
+    for tracker in trackers:
+        tracker._require_memorised()
+    batch = FrameFeatures.batch(features)
+    parts, order, usage = [], [], [[] for _ in trackers]
+    with model.autocast():
+        for banks in zip(*(tracker._memory_views() for tracker in trackers), strict=True):
+            views = [view for _, view in banks]
+            recalled = [model.recall(seen, view, config.top_k) for seen, view in zip(features, views)]
+            for own, (_, read_by_token) in zip(usage, recalled):
+                own.append(read_by_token)
+            recent = RecentPast(*(_joined([view[i] for view in views]) for i in RECENT))
+            refined, _ = model.refine(batch, _joined([read for read, _ in recalled]), recent, chunk=config.chunk_size)
+            parts.append(refined)
+            order.append(banks[0][0])
+        read = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)[:, torch.cat(order).argsort()]
+        due = first.frame + 1 - first.memory_frame in first._sensory_frames()
+        sensory = _joined([tracker._sensory() for tracker in trackers])
+        decoded = model.decode(batch, read, sensory, due, chunk=config.chunk_size)
+    probs = decoded.logits.float().softmax(dim=1)
+    updates = [None] * len(trackers) if decoded.sensory is None else decoded.sensory.split(1)
+    return [Prediction(own, ids, update, tuple(used)) for own, update, used in zip(probs, updates, usage)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One batch; of a single part no copy is made."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -30,7 +30,7 @@ from cutie_geo.ops import (
     top_k_affinity,
     upsample,
 )
-from cutie_geo.structures import Decoded, FrameFeatures, FrozenFile, Memorised, MemoryView, Readout
+from cutie_geo.structures import Decoded, FrameFeatures, FrozenFile, Memorised, MemoryView, Readout, RecentPast
 
 CPP_COMPILERS = ("c++", "g++", "clang++", "cl")
 STRIDE = 16
@@ -105,6 +105,11 @@ class CutieGeo(nn.Module, HubModel):
         """Both sides of an image given to `encode` are multiples of this."""
         return self.encoder.multiple
 
+    @property
+    def gives_depth(self) -> bool:
+        """Whether there is a geometry encoder."""
+        return self.config.encoder.geometry != "none"
+
     def encode(self, image: Float[Tensor, "B 3 H W"], with_depth: bool = False) -> FrameFeatures:
         """Features, keys and all that does not depend on memory. `image` is RGB in [0, 1], padded to `multiple`.
 
@@ -128,20 +133,35 @@ class CutieGeo(nn.Module, HubModel):
         that hold an object and 0 for those that fill up a batch.
         Source: Cutie specification, sections 3.5, 3.6 and 4.
         """
+        read, usage = self.recall(features, view, top_k)
+        return Readout(*self.refine(features, read, view, selector, chunk), usage)
+
+    def recall(
+        self, features: FrameFeatures, view: MemoryView, top_k: int | None = None
+    ) -> tuple[Float[Tensor, "B N P CV"], Float[Tensor, "B M"]]:
+        """The first half of `read`, the pixel readout: values of similar tokens, and how much each token was read."""
         keys = (features.key, features.selection, view.key, view.shrinkage)
         with full_precision(view.key):
             if top_k is None:
-                read, usage = read_dense(similarity(*keys).softmax(dim=-1), view.value.float())
-            else:
-                read, usage = read_sparse(*top_k_affinity(*keys, top_k), view.value.float())
+                return read_dense(similarity(*keys).softmax(dim=-1), view.value.float())
+            return read_sparse(*top_k_affinity(*keys, top_k), view.value.float())
+
+    def refine(
+        self,
+        features: FrameFeatures,
+        read: Float[Tensor, "B N P CV"],
+        recent: RecentPast | MemoryView,
+        selector: Float[Tensor, "B N"] | None = None,
+        chunk: int = -1,
+    ) -> tuple[Float[Tensor, "B N C h w"], Float[Tensor, "B N L h w"]]:
+        """The second half of `read`, which looks at no token: fusion with the recent past, object transformer."""
         size = (features.pixel.shape[-2], features.pixel.shape[-1])
-        masks = self._with_others(area(view.mask, STRIDE))
+        masks = self._with_others(area(recent.mask, STRIDE))
         (fused,) = in_object_chunks(
             lambda *objects: (self.pixel_fusion(features.pixel, *objects),),
-            to_map(read, size), view.sensory, masks, chunk=chunk,
+            to_map(read, size), recent.sensory, masks, chunk=chunk,
         )  # fmt: skip
-        refined, query_logits = self.object_transformer(fused, view.summary, selector, chunk)
-        return Readout(refined, query_logits, usage)
+        return self.object_transformer(fused, recent.summary, selector, chunk)
 
     def decode(
         self,

@@ -1,5 +1,6 @@
 """Views see what they should, are undone, advance together, and their sum is the answer."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from cutie_geo.__main__ import run_one
 from cutie_geo.data.masks import read_probs
 from cutie_geo.inference.ensemble import Ensemble, View, ViewTracker, views_of
 from cutie_geo.inference.options import RunOptions
+from cutie_geo.inference.room import held_bytes
 from cutie_geo.inference.segment import Segmenter, segment_frames, segment_video
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.structures import Frame
+from cutie_geo.structures import Decoded, Frame, FrameFeatures
 
 SIZE = (50, 67)
 """Both sides want an odd border."""
@@ -362,6 +364,72 @@ def test_an_ensemble_is_part_of_what_decides_the_masks() -> None:
         RunOptions(feedback="none")
 
 
+# ------------------------------------------------------------------------------------------------- together and apart
+@pytest.mark.parametrize("feedback", ["own", "merged"])
+@pytest.mark.parametrize(("devices", "workers"), [((), 2), (("cpu", "cpu"), None), ((), 8)])
+def test_views_may_be_spread_over_threads(
+    tiny_model: CutieGeo, feedback: str, devices: tuple[str, ...], workers: int | None
+) -> None:
+    """All of them give what one thread gives, objects that come later and a saved state included."""
+    frames, options = video(6, masks=(0, 2)), OPTIONS | {"feedback": feedback}
+    wanted = all_probs(Ensemble(tiny_model, (1.0, 1.2), True, **options), frames)
+    spread = Ensemble(tiny_model, (1.0, 1.2), True, devices=devices, workers=workers, **options)
+    found = all_probs(spread, frames[:4])
+    assert sum(thread.name.startswith("share") for thread in threading.enumerate()) >= 2
+    later = Ensemble(tiny_model, (1.0,))
+    later.load_state_dict(spread.state_dict())
+    found += all_probs(later, frames[4:])
+    assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(found, wanted))
+
+
+def test_a_frame_and_its_mirror_are_decoded_as_one_batch(tiny_model: CutieGeo, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    decode = tiny_model.decode
+
+    def counting(features: FrameFeatures, *args: Any, **kwargs: Any) -> Decoded:
+        batches.append(len(features.image))
+        return decode(features, *args, **kwargs)
+
+    monkeypatch.setattr(tiny_model, "decode", counting)
+    all_probs(Ensemble(tiny_model, (1.0, 1.5), flip=True), video(2))
+    assert batches == [2, 2]
+
+
+def test_the_same_device_twice_needs_one_copy_and_an_unknown_one_is_refused(tiny_model: CutieGeo) -> None:
+    spread = Ensemble(tiny_model, flip=True, devices=("cpu", "cpu"))
+    assert all(tracker.model is tiny_model for tracker in spread.trackers)
+    with pytest.raises(ValueError, match="device nowhere"):
+        Ensemble(tiny_model, flip=True, devices=("nowhere",))
+    with pytest.raises(ValueError, match="workers: got 0"):
+        Ensemble(tiny_model, flip=True, workers=0)
+
+
+def test_more_views_than_memory_allows_are_refused_before_anything_changes(
+    tiny_model: CutieGeo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble, (frame,) = Ensemble(tiny_model, (1.0, 1.5), **OPTIONS), video(1)
+    sizes = [tracker.geometry_at(SIZE).padded for tracker in ensemble.trackers]
+    needed = sum(held_bytes(tiny_model, size, 3, ensemble.trackers[0].config) for size in sizes)
+    monkeypatch.setattr("cutie_geo.inference.room.free_bytes", lambda device: needed)
+    with pytest.raises(ValueError, match=r"2 views of 3 objects: need about .* GiB more on cpu.*cutie-geo fuse"):
+        ensemble.step(frame.image, given(frame))
+    assert (ensemble.frame_size, ensemble.object_ids) == (None, [])
+    monkeypatch.setattr("cutie_geo.inference.room.free_bytes", lambda device: 10 * needed)
+    ensemble.step(frame.image, given(frame))
+
+
+@pytest.mark.parametrize("long_term", [False, True])
+def test_what_a_view_will_hold_is_known_beforehand(tiny_model: CutieGeo, long_term: bool) -> None:
+    """The estimate is an upper bound, and no more than a quarter too high once memory is full."""
+    limits = {"max_mem_frames": 3, "min_mem_frames": 2, "num_prototypes": 8, "max_num_tokens": 24, "buffer_tokens": 8}
+    tracker = Tracker(tiny_model, mem_every=1, max_mem_frames=3, use_long_term=long_term, long_term=limits)
+    all_probs(tracker, video(16))
+    held = sum(tracker.memory_report().values())
+    assert tracker.geometry is not None
+    bound = held_bytes(tiny_model, tracker.geometry.padded, 3, tracker.config)
+    assert held <= bound <= 1.25 * held
+
+
 # ----------------------------------------------------------------------------------------------------------- infer.py
 def infer(tmp_path: Path, *argv: object) -> int:
     """infer.py in this process on three frames."""
@@ -371,7 +439,7 @@ def infer(tmp_path: Path, *argv: object) -> int:
         write_mask(tmp_path / "masks" / "00000.png", regions((1, 0)))
         write_mask(tmp_path / "masks" / "00001.png", regions((0, 7)))
     what = ["--video", str(frames), "--mask", str(tmp_path / "masks"), "--output", str(tmp_path / "out")]
-    return run_one("infer", [*what, *map(str, argv), *tiny_options(tmp_path)])
+    return run_one("infer", [*what, *tiny_options(tmp_path), *map(str, argv)])
 
 
 def test_infer_runs_the_paper_s_ensemble_and_resumes_it(tmp_path: Path, capsys: Said) -> None:
@@ -412,6 +480,15 @@ def test_infer_runs_the_paper_s_ensemble_and_resumes_it(tmp_path: Path, capsys: 
         (("--ms", 1.2, 1.3, 1.2), "--ms: got 1.2 more than once"),
         (("--ensemble-feedback", "merged"), "--ensemble-feedback: wanted --ms or --flip with it"),
         (("--ms", 0.4), "bear: scale 0.4: makes 26x38 of frames of 64x96"),
+        (("--ms-workers", 2), "--ms-workers: wanted --ms, --flip or several --models with it"),
+        (("--flip", "--ms-workers", 0), "--ms-workers: got 0, wanted 1 or more"),
+        (("--devices", "cpu"), "--devices: wanted --ms, --flip or several --models with it"),
+        (("--flip", "--devices", "cpu", "--device", "cpu"), "--device and --devices: wanted one of them"),
+        (("--flip", "--devices", "cpu", "nowhere", "--device", "auto"), "device nowhere:"),
+        (("--models", "cutie-small"), "--model and --models: wanted one of them"),
+        (("--model-weights", 1), "--model-weights: wanted several --models with it"),
+        (("--min-confidence", 2), "min_confidence: got 2, wanted 0 to 1"),
+        (("--remove-specks", -1), "specks: got -1"),
     ],
 )
 def test_infer_refuses_views_that_make_no_sense(

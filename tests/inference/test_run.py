@@ -32,16 +32,16 @@ def go(
     """Segment `records` as the command does."""
     options = options or RunOptions()
     results = open_results(output, records, options)
-    return results, run_videos(model, records, results, options)
+    return results, run_videos([model], records, results, options)
 
 
 def failing(original: Callable[..., Report], video: str, error: BaseException) -> Callable[..., Report]:
     """`segment_record`, but for one video that raises."""
 
-    def call(model: CutieGeo, record: VideoRecord, *rest: object) -> Report:
+    def call(models: list[CutieGeo], record: VideoRecord, *rest: object) -> Report:
         if record.name == video:
             raise error
-        return original(model, record, *rest)
+        return original(models, record, *rest)
 
     return call
 

@@ -1,0 +1,190 @@
+"""Different models, one answer."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from parity_rules import synthetic_video
+from tiny import randomised, tiny_config, tiny_geo_config
+
+from cutie_geo.baselines import CopyMask
+from cutie_geo.inference.ensemble import Ensemble, views_of
+from cutie_geo.inference.model_ensemble import ModelEnsemble, shares_of
+from cutie_geo.inference.segment import Method, segment_video
+from cutie_geo.inference.tracker import Tracker
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.structures import Frame
+
+SIZE = (50, 67)
+OPTIONS: dict[str, Any] = {"mem_every": 2}
+
+
+@pytest.fixture(scope="module")
+def models() -> list[CutieGeo]:
+    """Two networks with nothing in common."""
+    return [randomised(CutieGeo(tiny_config()), seed=1).eval(), randomised(CutieGeo(tiny_geo_config()), seed=2).eval()]
+
+
+def video(length: int = 4) -> tuple[list[torch.Tensor], np.ndarray]:
+    images, labels = synthetic_video(*SIZE, length)
+    return [torch.from_numpy(image) for image in images], labels
+
+
+def steps(method: Method, images: list[torch.Tensor], masks: dict[int, np.ndarray]) -> list[torch.Tensor]:
+    return [method.step(image, masks.get(t)) for t, image in enumerate(images)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_probabilities_are_the_weighted_mean_of_what_each_model_says_alone(
+    models: list[CutieGeo], workers: int
+) -> None:
+    images, labels = video()
+    alone = [steps(Tracker(model, **OPTIONS), images, {0: labels[0]}) for model in models]
+    together = ModelEnsemble([Tracker(model, **OPTIONS) for model in models], (3.0, 1.0), workers)
+    assert isinstance(together, Method)
+    for ours, first, second in zip(steps(together, images, {0: labels[0]}), *alone):
+        assert torch.allclose(ours, 0.75 * first + 0.25 * second, atol=1e-6)
+        assert torch.allclose(ours.sum(dim=0), torch.ones(SIZE), atol=1e-5)
+    assert together.object_ids == [1, 2, 3]
+    assert together.labels(ours).shape == SIZE
+
+
+def test_one_model_alone_is_that_model(models: list[CutieGeo]) -> None:
+    images, labels = video()
+    wanted = steps(Tracker(models[0], **OPTIONS), images, {0: labels[0]})
+    ours = steps(ModelEnsemble([Tracker(models[0], **OPTIONS)]), images, {0: labels[0]})
+    assert all(torch.equal(a, b) for a, b in zip(ours, wanted))
+
+
+def test_three_fixed_maps_are_summed_and_the_largest_sum_wins() -> None:
+    """By hand: of three pixels and objects 1 and 2, with weights of 1/2, 1/4, 1/4."""
+
+    class Fixed(CopyMask):
+        def __init__(self, maps: list[list[float]]) -> None:
+            super().__init__()
+            self.maps = torch.tensor(maps)[:, None]
+
+        gives_depth, frame_size = False, (1, 3)
+
+        def step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            super().step(*args, **kwargs)
+            return self.maps
+
+        def remove(self, ids: Any) -> None:
+            raise ValueError("not here")
+
+        def reset(self) -> None: ...
+
+        def memory_report(self) -> dict[str, int]:
+            return {"working": 1}
+
+    members = [
+        Fixed([[0.6, 0.2, 0.1], [0.3, 0.5, 0.4], [0.1, 0.3, 0.5]]),
+        Fixed([[0.1, 0.2, 0.5], [0.8, 0.1, 0.5], [0.1, 0.7, 0.0]]),
+        Fixed([[0.2, 0.4, 0.3], [0.8, 0.0, 0.6], [0.0, 0.6, 0.1]]),
+    ]
+    together = ModelEnsemble(members, (2.0, 1.0, 1.0))
+    probs = together.step(torch.zeros(3, 1, 3), torch.tensor([[0, 1, 2]]))
+    wanted = [[0.375, 0.25, 0.25], [0.55, 0.275, 0.475], [0.075, 0.475, 0.275]]
+    assert torch.allclose(probs, torch.tensor(wanted)[:, None])
+    assert together.labels(probs).tolist() == [[1, 2, 1]]
+    assert together.memory_report() == {"working": 3}
+
+
+def test_channels_are_matched_by_object(models: list[CutieGeo]) -> None:
+    """A member that met the objects in another order says the same of each of them."""
+    images, labels = video()
+    given = [np.where(labels[0] == i, i, 0) for i in (1, 2, 3)]
+    one, other = Tracker(models[0], **OPTIONS), Tracker(models[0], **OPTIONS)
+    one.step(images[0], np.stack([given[0], given[1]]) > 0, [1, 2])
+    other.step(images[0], np.stack([given[1], given[0]]) > 0, [2, 1])
+    alone = Tracker(models[0], **OPTIONS)
+    alone.step(images[0], np.stack([given[0], given[1]]) > 0, [1, 2])
+    together = ModelEnsemble([one, other])
+    assert together.object_ids == [1, 2]
+    assert torch.allclose(together.step(images[1]), alone.step(images[1]), atol=1e-5)
+
+
+def test_objects_come_and_go_in_all_models(models: list[CutieGeo]) -> None:
+    images, labels = video()
+    first, second = np.where(labels[0] == 2, 2, 0), np.where(labels[1] == 1, 1, 0)
+    together = ModelEnsemble([Tracker(models[0]), Ensemble(models[1], flip=True)])
+    steps(together, images[:2], {0: first, 1: second})
+    assert [member.object_ids for member in together.members] == [[2, 1], [2, 1]]
+    together.remove([2])
+    assert together.step(images[2]).shape == (2, *SIZE)
+    together.reset()
+    assert together.object_ids == []
+    assert together.frame_size is None
+
+
+@pytest.mark.parametrize("change", ["size", "mask", "ids"])
+def test_what_one_member_would_refuse_changes_none(models: list[CutieGeo], change: str) -> None:
+    images, labels = video()
+    together = ModelEnsemble([Tracker(model) for model in models])
+    together.step(images[0], labels[0])
+    image, mask, ids = images[1], labels[1], None
+    if change == "size":
+        image, mask = torch.rand(3, 32, 32), None
+    elif change == "mask":
+        mask = labels[1][:10]
+    else:
+        ids = [0]
+    with pytest.raises(ValueError, match=r"image: got size|mask: got size|object id: got 0"):
+        together.step(image, mask, ids)
+    alone = [Tracker(model) for model in models]
+    for tracker in alone:
+        tracker.step(images[0], labels[0])
+    wanted = sum(tracker.step(images[1]) for tracker in alone) / 2
+    assert torch.allclose(together.step(images[1]), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("lookahead", [1, 3])
+def test_a_video_is_segmented_as_by_one_method(models: list[CutieGeo], lookahead: int) -> None:
+    images, labels = video(5)
+    frames = [Frame(f"{t}", image, given=labels[t] if t == 1 else None) for t, image in enumerate(images)]
+    together = ModelEnsemble([Tracker(model) for model in models])
+    wanted = [together.labels(together.step(image, labels[1] if t == 1 else None)) for t, image in enumerate(images)]
+    together.reset()
+    found = [labels for _, labels in segment_video(together, frames, lookahead)]
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+
+
+def test_depth_is_that_of_the_first_model_that_has_any(models: list[CutieGeo]) -> None:
+    images, _ = video(1)
+    together = ModelEnsemble([Tracker(model) for model in models])
+    seen = together.encode_ahead(images, with_depth=True)[0]
+    for member in together.members:
+        member.reset()
+    alone = Tracker(models[1])
+    wanted = alone.encode(images[0], with_depth=True)
+    together.step(images[0], features=seen)
+    assert torch.equal(together.restore_depth(seen), alone.restore_depth(wanted))
+    with pytest.raises(ValueError, match="no model here has a geometry encoder"):
+        ModelEnsemble([Tracker(models[0])]).encode_ahead(images, with_depth=True)
+
+
+def test_a_view_shrinks_frames_to_a_model_s_own_size(models: list[CutieGeo]) -> None:
+    view = views_of((1.5,), shorter=40)[0]
+    assert view.size((80, 120)) == (60, 90)
+    assert view.size((32, 48)) == (48, 72)
+    assert view.of(torch.rand(3, 80, 120)).shape == (3, 60, 90)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ((1.0,), "got 1, wanted one for each of 2 models"),
+        ((1.0, 0.0), "got 0, wanted positive"),
+        ((1.0, float("nan")), "got nan"),
+    ],
+)
+def test_weights_that_cannot_work_are_refused(weights: tuple[float, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=f"--model-weights: {words}"):
+        shares_of(weights, 2, "--model-weights")
+
+
+def test_an_ensemble_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="members: got none"):
+        ModelEnsemble([])
