@@ -11,11 +11,27 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NoReturn
 
-from cutie_geo.commands import ablate, bench, convert, curves, doctor, download, evaluate, export, infer, submit, train
+from cutie_geo.commands import (
+    ablate,
+    bench,
+    convert,
+    curves,
+    doctor,
+    download,
+    evaluate,
+    export,
+    fuse,
+    infer,
+    prompt,
+    submit,
+    train,
+)
 from cutie_geo.inference.run import reason
 
 COMMANDS: dict[str, ModuleType] = {
     "infer": infer,
+    "fuse": fuse,
+    "prompt": prompt,
     "train": train,
     "evaluate": evaluate,
     "bench": bench,

@@ -6,7 +6,7 @@ image: RGB, float32 in [0, 1] until the encoder normalises      labels: integer 
 logits: before the sigmoid, (N, ...)      probs: after soft aggregation, (N+1, ...), background first, sum 1
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,15 @@ class GivenMask(NamedTuple):
     """The objects meant; an id without a pixel is an object said to be invisible."""
 
 
+class Prompt(NamedTuple):
+    """Where an object is on a frame, as users point at it: in pixels of the file's frame, x to the right, y down."""
+
+    points: tuple[tuple[float, float, int], ...] = ()
+    """x, y, and 1 on the object or 0 beside it."""
+    box: tuple[float, float, float, float] | None = None
+    """Around it: x0, y0, x1, y1."""
+
+
 class Frame(NamedTuple):
     """One frame of a video as read from disk or from a camera."""
 
@@ -49,6 +58,8 @@ class Frame(NamedTuple):
     """The mask given for this frame, at `image`'s size; of a bare label map all ids count."""
     source: UInt8[np.ndarray, "H0 W0 3"] | None = None
     """The undistorted file's pixels, where a picture is drawn over them."""
+    prompts: Mapping[ObjectId, Prompt] | None = None
+    """What is pointed at on this frame, beside the mask that is given."""
 
 
 class FrameFeatures(NamedTuple):

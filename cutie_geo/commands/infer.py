@@ -29,15 +29,19 @@ from cutie_geo.config import (
 )
 from cutie_geo.data.example import EXAMPLE_CLIP, example_frames, example_masks
 from cutie_geo.data.index import VideoRecord, dataset, dataset_names, discover, mask_files
+from cutie_geo.data.prompts import FramePrompts, prompts_of_words, read_prompts
 from cutie_geo.evaluation.metrics import mean_score, score_folders
 from cutie_geo.inference.clean import Cleaning
 from cutie_geo.inference.ensemble import FEEDBACKS, views_of
 from cutie_geo.inference.model_ensemble import shares_of
 from cutie_geo.inference.options import RunOptions
+from cutie_geo.inference.prompts import Prompter, shared_prompts
 from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
 from cutie_geo.inference.run import open_results, run_videos
 from cutie_geo.model.load import is_checkpoint, load_model, resolve_device
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.model.sam2 import load_sam2
+from cutie_geo.model.sam2_prompts import PromptHead
 from cutie_geo.model.weights import digest
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,8 @@ RESUMES = True
 """Interrupted, it goes on where it stopped when it is called again."""
 DEFAULT_MODEL = "cutie-geo-tiny"
 """It comes with its weights: what needs no network to begin with."""
+PROMPT_MODEL = "sam2.1-hiera-large"
+"""What makes masks of prompts for models that have no trunk of SAM 2's."""
 GPU_LOOKAHEAD = 4
 DEFAULT_SIZE = 480
 """Shorter side for a user's own videos, unless the model has a size of its own: what models are trained for."""
@@ -70,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--mask", type=Path, help="a PNG with object ids for the first frame, or a folder of PNGs named after frames"
     )
+    add_prompts(what)
     what.add_argument("--dataset", metavar="NAME", help=f"a benchmark: {', '.join(dataset_names())}")
     what.add_argument("--data-root", type=Path, metavar="DIR", help="where the benchmark's files are")
     what.add_argument("--videos", nargs="+", metavar="NAME", help="only these of several videos")
@@ -115,10 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ms-workers", type=int, metavar="N", help="threads that share views, or --models (default: one for a device)"
     )
 
-    clean = parser.add_argument_group("cleaning of the label maps that are written (default: none)")
-    clean.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help="leave out objects below this")
-    clean.add_argument("--remove-specks", type=int, default=0, metavar="N", help="parts of fewer pixels than this")
-    clean.add_argument("--fill-holes", type=int, default=0, metavar="N", help="holes of fewer pixels than this")
+    add_cleaning(parser)
 
     memory = parser.add_argument_group("memory (defaults: the benchmark's, or those of docs/inference.md)")
     memory.add_argument("--mem-every", type=int, metavar="N", help="every N-th frame enters memory")
@@ -132,6 +136,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="key=value", help="any other option, such as long_term.num_prototypes=64"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
+
+
+class InOrder(argparse.Action):
+    """Keeps options that are about each other in the order in which they were given."""
+
+    def __call__(self, parser: Any, args: Any, values: Any, option: str | None = None) -> None:
+        """Add the option's name and value to the list."""
+        setattr(args, self.dest, [*(getattr(args, self.dest) or ()), (str(option).lstrip("-"), values)])
+
+
+def add_prompts(group: Any) -> None:
+    """Options that say where objects are, instead of masks."""
+    for name, metavar, text in (
+        ("frame", "NAME", "the frame that is pointed at after this (default: the first)"),
+        ("object", "ID", "the object that is pointed at after this (default: 1)"),
+        ("point", "X,Y[,LABEL]", "a point on it, or, with the label 0, beside it; in the frame's pixels"),
+        ("box", "X0,Y0,X1,Y1", "a box around it"),
+    ):
+        group.add_argument(f"--{name}", dest="pointed", action=InOrder, metavar=metavar, help=text)
+    group.add_argument("--prompts", type=Path, metavar="JSON", help="the same in a file, by frame and object")
+    group.add_argument("--prompt-model", metavar="NAME", help="the SAM 2 that makes masks of prompts (default: the "
+                       f"one whose trunk the model has, else {PROMPT_MODEL})")  # fmt: skip
+    group.add_argument("--prompt-weights", default="auto", metavar="W", help="auto, none, or a file")
+
+
+def prompts_of(args: argparse.Namespace) -> dict[str, FramePrompts]:
+    """What `add_prompts`' options point at, by frame. Raises ValueError for what can't be."""
+    require(not (args.pointed and args.prompts), "--prompts and --point, --box: wanted one or the other")
+    found = read_prompts(args.prompts) if args.prompts else prompts_of_words(args.pointed or ())
+    unused = args.prompt_model is None and args.prompt_weights == "auto"
+    require(bool(found) or unused, "--prompt-model, --prompt-weights: wanted prompts with them")
+    return found
+
+
+def load_prompter(args: argparse.Namespace, models: Sequence[CutieGeo]) -> tuple[Prompter, Report]:
+    """What makes masks of prompts, and which that is. A single model's own trunk is shared."""
+    shared = shared_prompts(models[0]) if len(models) == 1 else None
+    name = args.prompt_model or shared or PROMPT_MODEL
+    device = models[0].device if models else "auto"
+    sam2 = load_sam2(name, args.prompt_weights, device, "fp32")
+    weights = args.prompt_weights if sam2.loaded_from is None else f"sha256 {digest(sam2.loaded_from, 'sha256')}"
+    own_trunk = name != shared
+    return Prompter(PromptHead(sam2, own_trunk)), {"model": name, "weights": weights, "shares_trunk": not own_trunk}
+
+
+def add_cleaning(parser: argparse.ArgumentParser) -> None:
+    """Options for what is done to label maps before they are written."""
+    clean = parser.add_argument_group("cleaning of the label maps that are written (default: none)")
+    clean.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help="leave out objects below this")
+    clean.add_argument("--remove-specks", type=int, default=0, metavar="N", help="parts of fewer pixels than this")
+    clean.add_argument("--fill-holes", type=int, default=0, metavar="N", help="holes of fewer pixels than this")
+
+
+def cleaning_of(args: argparse.Namespace) -> Cleaning:
+    """What `add_cleaning`'s options say."""
+    return Cleaning(args.min_confidence, args.remove_specks, args.fill_holes)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -153,11 +213,15 @@ def run(args: argparse.Namespace) -> int:
     if _is_example(args):  # a demonstration, which may be shown again in another way
         changed = changes(Results(args.output), records[0], options)
         options = replace(options, overwrite=options.overwrite or bool(changed))
+    prompter = None
+    if any(record.prompts for record in records):
+        prompter, told = load_prompter(args, models)
+        options = replace(options, settings={**options.settings, "prompts": told})
     results = open_results(args.output, records, options)
     processes.wait()  # all have seen what was there before one changes it
     started = time.perf_counter()
     with logging_redirect_tqdm():
-        reports = run_videos(models, processes.share(records), results, options, processes.index)
+        reports = run_videos(models, processes.share(records), results, options, processes.index, prompter)
     reports = _in_order(records, processes.gather(reports))
     if processes.is_main:
         _report(args, models, options, results, reports, time.perf_counter() - started)
@@ -180,7 +244,7 @@ def plan(args: argparse.Namespace) -> tuple[list[VideoRecord], RunOptions]:
         defaults = {"mem_every": spec.mem_every, "use_long_term": spec.use_long_term}
         size, single_object = spec.size, spec.single_object
     elif args.video is not None:
-        records = discover(args.video, args.mask, args.long_ids)
+        records = discover(args.video, args.mask, args.long_ids, prompts_of(args))
     else:
         first = next(iter(mask_files(example_masks()).values()))
         records = [VideoRecord(EXAMPLE_CLIP, example_frames(), first_mask=first)]
@@ -193,7 +257,7 @@ def plan(args: argparse.Namespace) -> tuple[list[VideoRecord], RunOptions]:
         model_weights=None if args.model_weights is None else tuple(args.model_weights),
         devices=tuple(args.devices or ()),
         view_workers=args.ms_workers,
-        cleaning=Cleaning(args.min_confidence, args.remove_specks, args.fill_holes),
+        cleaning=cleaning_of(args),
         overlay=args.overlay,
         save_probs=args.save_probs,
         save_depth=args.save_depth,
@@ -213,6 +277,8 @@ def _require_sense(args: argparse.Namespace) -> None:
     require(args.video is None or args.dataset is None, "--video and --dataset: wanted one of them")
     require(args.mask is None or args.video is not None, "--mask: wanted --video with it")
     require(not args.long_ids or args.video is not None, "--long-ids: wanted --video with it")
+    pointed = bool(args.pointed or args.prompts or args.prompt_model)
+    require(not pointed or args.video is not None, "--point, --box, --prompts: wanted --video with them")
     require(args.data_root is None or args.dataset is not None, "--data-root: wanted --dataset with it")
     known = args.dataset is None or args.dataset in dataset_names()
     require(known, f"--dataset: got {args.dataset}, wanted one of {', '.join(dataset_names())}")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cutie_geo.data.background import map_ahead
 from cutie_geo.data.masks import object_ids, read_labels, resize_labels
+from cutie_geo.data.prompts import FIRST, FramePrompts, require_inside
 from cutie_geo.structures import Frame, GivenMask, ObjectId
 
 log = logging.getLogger(__name__)
@@ -265,6 +266,7 @@ def read_frames(
     keep_source: bool = False,
     keep_ids: Mapping[str, Set[ObjectId]] | None = None,
     first_mask: Path | None = None,
+    prompts: Mapping[str, FramePrompts] | None = None,
 ) -> Iterator[Frame]:
     """The frames of `source`, with the masks that are given for some of them.
 
@@ -277,13 +279,15 @@ def read_frames(
     keep_ids: by frame name too, the ids to take from a mask; all others become background. What it doesn't name is
         taken whole.
     first_mask: one more mask file; it belongs to the frame that bears its name, or else to the first.
+    prompts: what is pointed at, by frame name too; `FIRST` stands for the first frame.
 
     The first mask must show an object; a later one that shows none is as none. Raises ValueError, at the call where
-    frame names are known beforehand and otherwise after the last frame, for a mask without a frame; while iterating,
-    for a mask of another size than its frame, an unreadable file, and a first mask without objects.
+    frame names are known beforehand and otherwise after the last frame, for a mask or prompts without a frame; with the
+    first frame, for a prompt outside of it; while iterating, for a mask of another size than its frame, an unreadable
+    file, and a first mask without objects.
     """
     waiting = _place_masks(source, masks or {}, keep_ids or {}, first_mask)
-    return _frames(source, waiting, size, long_ids, keep_source)
+    return _frames(source, waiting, _place_prompts(source, prompts or {}), size, long_ids, keep_source)
 
 
 def _place_masks(
@@ -309,6 +313,26 @@ def _place_masks(
     return placed
 
 
+def _place_prompts(source: FrameFolder | VideoFile, prompts: Mapping[str, FramePrompts]) -> dict[str, FramePrompts]:
+    """Prompts by the exact name of their frame. Raises ValueError for two lots of them for one frame."""
+    first = source.names[0] if source.names is not None else _frame_number("0")
+    placed: dict[str, FramePrompts] = {}
+    for stem, objects in prompts.items():
+        name = first if stem == FIRST else _frame_number(stem) if source.names is None else stem
+        if name in placed:
+            raise ValueError(f"prompts: frame {name} of {source.path} twice, wanted all of its objects together")
+        placed[name] = objects
+    if source.names is not None:
+        _require_prompted(source, set(placed) - set(source.names))
+    return placed
+
+
+def _require_prompted(source: FrameFolder | VideoFile, unused: Set[str]) -> None:
+    """Raise ValueError if there are prompts left whose frame never came."""
+    for name in sorted(unused):
+        raise ValueError(f"prompts: no frame {name} in {source.path}")
+
+
 def _frame_number(stem: str) -> str:
     """The frame name that a number stands for; other names stay."""
     return f"{int(stem):05d}" if stem.isascii() and stem.isdecimal() else stem
@@ -329,19 +353,28 @@ def _require_frames(source: FrameFolder | VideoFile, unused: Mapping[str, _Mask]
 
 
 def _frames(
-    source: FrameFolder | VideoFile, masks: dict[str, _Mask], size: int, long_ids: bool, keep_source: bool
+    source: FrameFolder | VideoFile,
+    masks: dict[str, _Mask],
+    prompts: dict[str, FramePrompts],
+    size: int,
+    long_ids: bool,
+    keep_source: bool,
 ) -> Iterator[Frame]:
     """The generator behind `read_frames`."""
-    waiting, first = dict(masks), True
+    waiting, pointed, first = dict(masks), dict(prompts), True
     with closing(iter(source)) as frames:
-        for name, pixels in frames:
+        for index, (name, pixels) in enumerate(frames):
+            if index == 0:
+                require_inside(prompts, pixels.shape[:2], f"{source.path}: prompts")
             image = resize_shorter(to_tensor(pixels), size)
             given = None
             if mask := waiting.pop(name, None):
                 given = _read_given(mask, pixels.shape[:2], (image.shape[1], image.shape[2]), long_ids, first)
                 first = False
-            yield Frame(name, image, pixels.shape[:2], given, pixels if keep_source else None)
+            shown = pixels if keep_source else None
+            yield Frame(name, image, pixels.shape[:2], given, shown, pointed.pop(name, None))
     _require_frames(source, waiting)
+    _require_prompted(source, set(pointed))
 
 
 def _read_given(
@@ -369,7 +402,10 @@ def read_video(
     masks: Mapping[str, Path] | None = None,
     size: int = -1,
     workers: int = 0,
+    prompts: Mapping[str, FramePrompts] | None = None,
 ) -> Iterator[Frame]:
     """Frames of a video file or a folder of images, for `segment_video`; the arguments are those of `read_frames`."""
     source = open_source(path, workers)
-    return read_frames(source, masks, size, first_mask=None if first_mask is None else Path(first_mask))
+    return read_frames(
+        source, masks, size, first_mask=None if first_mask is None else Path(first_mask), prompts=prompts
+    )

@@ -443,7 +443,7 @@ class Ensemble:
 
 
 def _spread(views: Sequence[View], count: int) -> list[list[int]]:
-    """Which views each of `count` shares gets, by area; those of one scale stay together unless that leaves some idle."""
+    """Which views each of `count` shares gets, by area; scales stay together unless that leaves one idle."""
     pairs = [[v for v, view in enumerate(views) if view.scale == scale] for scale in {view.scale: 0 for view in views}]
     together = pairs if len(pairs) >= count else [[v] for v in range(len(views))]
     costs = [sum(views[v].scale ** 2 for v in some) for some in together]

@@ -22,7 +22,7 @@ class ModelEnsemble:
     from its own prediction. Used as a `Tracker` is.
 
     >>> import torch, cutie_geo
-    >>> models = [cutie_geo.load_model(name, weights="none", precision="fp32") for name in ("cutie-small", "cutie-base")]
+    >>> models = [cutie_geo.load_model(name, weights="none") for name in ("cutie-small", "cutie-base")]
     >>> both = cutie_geo.ModelEnsemble([cutie_geo.Tracker(model) for model in models], weights=(1.0, 3.0))
     >>> mask = torch.zeros(64, 96, dtype=torch.long)
     >>> mask[20:40, 30:60] = 7
@@ -142,12 +142,16 @@ class ModelEnsemble:
         return total
 
 
-def shares_of(weights: Sequence[float] | None, count: int, name: str = "weights") -> tuple[float, ...]:
-    """Weights divided by their sum; equal ones for None. Raises ValueError, about `name`, for another number of them and
-    for any that isn't above 0."""
+def shares_of(
+    weights: Sequence[float] | None, count: int, name: str = "weights", of: str = "models"
+) -> tuple[float, ...]:
+    """Weights divided by their sum; equal ones for None.
+
+    Raises ValueError, about `name`, for another number of them than there are `of`, and for any that isn't above 0.
+    """
     if weights is None:
         return (1 / count,) * count
-    require(len(weights) == count, f"{name}: got {len(weights)}, wanted one for each of {count} models")
+    require(len(weights) == count, f"{name}: got {len(weights)}, wanted one for each of {count} {of}")
     for weight in weights:
         require(math.isfinite(weight) and weight > 0, f"{name}: got {weight:g}, wanted positive numbers")
     return tuple(weight / math.fsum(weights) for weight in weights)

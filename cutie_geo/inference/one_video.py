@@ -23,6 +23,7 @@ from cutie_geo.data.overlay import OverlayWriter, draw, write_depth
 from cutie_geo.data.video import FrameFolder, VideoFile, open_source, read_frames
 from cutie_geo.inference.methods import method_for
 from cutie_geo.inference.options import RunOptions
+from cutie_geo.inference.prompts import Prompter
 from cutie_geo.inference.results import Report, Results, input_digests, refuse_inputs
 from cutie_geo.inference.segment import Method, Segmented, segment_frames
 from cutie_geo.model.network import CutieGeo
@@ -61,6 +62,7 @@ def segment_record(
     options: RunOptions,
     line: int = 0,
     leave: bool = True,
+    prompter: Prompter | None = None,
 ) -> Report:
     """Segment one video into `results`, with one model or several together; `line` and `leave` are those of its bar.
 
@@ -71,7 +73,14 @@ def segment_record(
     inputs, record = input_digests(record), with_first_appearances(record)
     source = open_source(record.source, options.workers)
     frames = read_frames(
-        source, record.masks, options.size, record.long_ids, options.overlay, record.keep_ids, record.first_mask
+        source,
+        record.masks,
+        options.size,
+        record.long_ids,
+        options.overlay,
+        record.keep_ids,
+        record.first_mask,
+        record.prompts,
     )
     results.begin(record.name)
     device = models[0].device
@@ -85,7 +94,7 @@ def segment_record(
             # around all frames, so that weights are converted to half precision once and not for each of them
             for model in models:
                 precisions.enter_context(model.autocast())
-            done = _segment(method, frames, options, save, bar)
+            done = _segment(method, frames, options, save, bar, prompter)
         _require_all(record, done)
     seconds = time.perf_counter() - started
     return {
@@ -110,12 +119,19 @@ def _presence(done: list["_Done"], ids: list[ObjectId]) -> dict[str, list[float 
     return {str(i): [frame.presence.get(i) for frame in done if frame.saved] for i in ids}
 
 
-def _segment(method: Method, frames: Iterable[Frame], options: RunOptions, save: "_Saver", bar: tqdm) -> list[_Done]:
+def _segment(
+    method: Method,
+    frames: Iterable[Frame],
+    options: RunOptions,
+    save: "_Saver",
+    bar: tqdm,
+    prompter: Prompter | None,
+) -> list[_Done]:
     """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
     done: list[_Done] = []
     ahead = read_ahead(frames, max(READ_AHEAD, options.lookahead))
     with save, closing(ahead), bar:
-        segmented = _UntilFailure(segment_frames(method, ahead, options.lookahead, options.save_depth))
+        segmented = _UntilFailure(segment_frames(method, ahead, options.lookahead, options.save_depth, prompter))
         last = time.perf_counter()
         for result in segmented:
             presence = {i: round(sure, 4) for i, sure in result.presence.items()}

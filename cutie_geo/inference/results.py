@@ -84,13 +84,17 @@ class Results:
     def complete(self, video: str, options: RunOptions) -> Report | None:
         """The report of a video of which every file that `options` ask for is there; else None."""
         report = self.done(video)
-        if report is None:
-            return None
-        wanted = [self.labels(video, frame) for frame in report["frames"]]
-        wanted += [self.probs(video, frame) for frame in report["frames"]] if options.save_probs else []
-        wanted += [self.depth(video, frame) for frame in report["frames"]] if options.save_depth else []
-        wanted += [self.overlay(video)] if options.overlay else []
-        return report if all(path.is_file() for path in wanted) else None
+        kinds = (options.save_probs, options.save_depth, options.overlay)
+        return report if report is not None and self.has_all(report, *kinds) else None
+
+    def has_all(self, report: Report, probs: bool = False, depth: bool = False, overlay: bool = False) -> bool:
+        """Whether the label maps of a finished video are there, and its other files of the kinds asked for."""
+        video, frames = report["video"], report["frames"]
+        wanted = [self.labels(video, frame) for frame in frames]
+        wanted += [self.probs(video, frame) for frame in frames] if probs else []
+        wanted += [self.depth(video, frame) for frame in frames] if depth else []
+        wanted += [self.overlay(video)] if overlay else []
+        return all(path.is_file() for path in wanted)
 
     # ------------------------------------------------------------------------------------------------------ writing
     def make_writable(self) -> None:
@@ -126,22 +130,35 @@ def write_json(path: Path, content: Any) -> None:
 def refuse_other_settings(results: Results, records: Iterable[VideoRecord], options: RunOptions) -> None:
     """Raises ValueError if a finished video was made with other settings or from other files, unless `overwrite`."""
     for record in records:
-        if not options.overwrite and (changed := changes(results, record, options)):
-            more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-            raise ValueError(
-                f"{results.root}: {record.name} was made with other {', '.join(changed[:SHOWN])}{more}; "
-                "wanted the same, another --output, or --overwrite"
-            )
+        if not options.overwrite and (report := results.done(record.name)) is not None:
+            refuse_others(results, record.name, report, _now(record, options))
+
+
+def refuse_others(results: Results, video: str, report: Report, now: Mapping[str, Any]) -> None:
+    """Raises ValueError if a finished video's settings or input aren't `now`."""
+    if changed := _differences(report, now):
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        raise ValueError(
+            f"{results.root}: {video} was made with other {', '.join(changed[:SHOWN])}{more}; "
+            "wanted the same, another --output, or --overwrite"
+        )
 
 
 def changes(results: Results, record: VideoRecord, options: RunOptions) -> list[str]:
     """Names of what differs between a finished video and what would be made of it now; none if it isn't finished."""
     report = results.done(record.name)
-    if report is None:
-        return []
-    before = dict(_flat({**report.get("settings", {}), **report.get("input", {})}))
-    now = dict(_flat({**options.fingerprint(), **input_digests(record)}))
-    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return [] if report is None else _differences(report, _now(record, options))
+
+
+def _now(record: VideoRecord, options: RunOptions) -> Report:
+    """What a video's report would say of its settings and its input."""
+    return {**options.fingerprint(), **input_digests(record)}
+
+
+def _differences(report: Report, now: Mapping[str, Any]) -> list[str]:
+    """Names of the settings, and parts of the input, that are no longer what a report says."""
+    before, after = (dict(_flat(x)) for x in ({**report.get("settings", {}), **report.get("input", {})}, now))
+    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -168,7 +185,11 @@ def input_digests(record: VideoRecord) -> dict[str, str]:
         keep = None if record.keep_ids is None else sorted(record.keep_ids.get(stem, ()))
         masks.update(f"{stem} {keep} {record.long_ids}\n".encode())
         masks.update(_bytes(path))
-    return {"frames": frames.hexdigest(), "masks": masks.hexdigest()}
+    digests = {"frames": frames.hexdigest(), "masks": masks.hexdigest()}
+    if record.prompts:
+        pointed = json.dumps(record.prompts, sort_keys=True)
+        digests["prompts"] = hashlib.sha256(pointed.encode()).hexdigest()
+    return digests
 
 
 def _frame_files(source: Path) -> list[tuple[str, int]]:

@@ -53,7 +53,7 @@ def require_room(
     free = free_bytes(model.device)
     require(
         needed <= free,
-        f"{len(sizes)} views of {objects} objects: need about {needed / 2**30:.1f} GiB more on {model.device}, which has "
-        f"{free / 2**30:.1f} GiB; wanted fewer views or a smaller size, or a run for each view with --save-probs and "
-        f"then cutie-geo fuse",
+        f"{len(sizes)} views of {objects} objects: need about {needed / 2**30:.1f} GiB more on {model.device}, which "
+        f"has {free / 2**30:.1f} GiB; wanted fewer views or a smaller size, or a run for each view with --save-probs "
+        f"and then cutie-geo fuse",
     )

@@ -10,6 +10,7 @@ from av.error import FFmpegError
 from cutie_geo.data.index import VideoRecord
 from cutie_geo.inference.one_video import segment_record
 from cutie_geo.inference.options import RunOptions
+from cutie_geo.inference.prompts import Prompter
 from cutie_geo.inference.results import Report, Results, refuse_other_settings
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.progress import progress
@@ -34,6 +35,7 @@ def run_videos(
     results: Results,
     options: RunOptions,
     process: int = 0,
+    prompter: Prompter | None = None,
 ) -> list[Report]:
     """Segment every video that isn't complete yet, with one model or several together; return a report for each, in
     order.
@@ -46,7 +48,7 @@ def run_videos(
     line, name = 2 * process, f"videos ({process})" if process else "videos"
     with progress(len(records), name, "video", line, show=several) as bar:
         for record in records:
-            reports.append(_complete_or_attempt(models, record, results, options, line, several))
+            reports.append(_complete_or_attempt(models, record, results, options, line, several, prompter))
             failed = sum("error" in report for report in reports)
             if failed:
                 bar.set_postfix(failed=failed, refresh=False)
@@ -55,24 +57,36 @@ def run_videos(
 
 
 def _complete_or_attempt(
-    models: Sequence[CutieGeo], record: VideoRecord, results: Results, options: RunOptions, line: int, several: bool
+    models: Sequence[CutieGeo],
+    record: VideoRecord,
+    results: Results,
+    options: RunOptions,
+    line: int,
+    several: bool,
+    prompter: Prompter | None,
 ) -> Report:
     """The report of a complete video, or of the attempt to make it complete."""
     complete = None if options.overwrite else results.complete(record.name, options)
     if complete is not None:
         return complete | {"skipped": True}
-    report = _attempt(models, record, results, options, line + several, leave=not several)
+    report = _attempt(models, record, results, options, line + several, not several, prompter)
     if "error" in report and several:
         log.error("%s", report["error"])
     return report
 
 
 def _attempt(
-    models: Sequence[CutieGeo], record: VideoRecord, results: Results, options: RunOptions, line: int, leave: bool
+    models: Sequence[CutieGeo],
+    record: VideoRecord,
+    results: Results,
+    options: RunOptions,
+    line: int,
+    leave: bool,
+    prompter: Prompter | None,
 ) -> Report:
     """Segment a video and note what came of it."""
     try:
-        report = segment_record(models, record, results, options, line, leave)
+        report = segment_record(models, record, results, options, line, leave, prompter)
         results.keep(report)
         return report
     except Exception as error:

@@ -53,7 +53,7 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class Method(Segmenter, Protocol):
-    """A segmenter that also says what it holds, and forgets it: what ensembles are made of and files are run through."""
+    """A segmenter that also says what it holds, and forgets it: what ensembles are made of, and runs."""
 
     @property
     def frame_size(self) -> tuple[int, int] | None:
@@ -91,26 +91,51 @@ class Segmented(NamedTuple):
 
     @property
     def presence(self) -> dict[ObjectId, float]:
-        """By object, how sure its pixels are that they are its own: the mean of its probability over the pixels where
-        it is the largest, 0 where it has none."""
-        top, channel = self.probs.max(dim=0)
-        count = torch.bincount(channel.flatten(), minlength=len(self.probs))
-        total = torch.bincount(channel.flatten(), top.flatten().double(), minlength=len(self.probs))
-        mean = (total / count.clamp(min=1)).tolist()
-        return dict(zip(self.ids, mean[1:]))
+        """By object, as the function of this name says."""
+        return presence(self.probs, self.ids)
+
+
+def presence(
+    probs: Float[Tensor, "N1 H W"] | Float[np.ndarray, "N1 H W"], ids: Sequence[ObjectId]
+) -> dict[ObjectId, float]:
+    """By object, how sure its pixels are that they are its own: the mean of its probability over the pixels where it is
+    the largest, 0 where it has none."""
+    top, channel = torch.as_tensor(probs).max(dim=0)
+    count = torch.bincount(channel.flatten(), minlength=len(probs))
+    total = torch.bincount(channel.flatten(), top.flatten().double(), minlength=len(probs))
+    return dict(zip(ids, (total / count.clamp(min=1)).tolist()[1:]))
+
+
+@runtime_checkable
+class PromptMasks(Protocol):
+    """What makes masks of prompts: a `Prompter`."""
+
+    def given(self, method: Segmenter, frame: Frame, with_depth: bool = False) -> tuple[GivenMask, Any]:
+        """All that is given for a frame as one mask, and the frame's features."""
+        ...
 
 
 def segment_frames(
-    tracker: Segmenter, frames: Iterable[Frame], lookahead: int = 1, with_depth: bool = False
+    tracker: Segmenter,
+    frames: Iterable[Frame],
+    lookahead: int = 1,
+    with_depth: bool = False,
+    prompter: PromptMasks | None = None,
 ) -> Iterator[Segmented]:
     """Segment frames as they come; each is forgotten as soon as the next is asked for.
 
     lookahead: how many frames are read and encoded as one batch before the first of them is segmented; 1 for a camera.
-    with_depth: give each frame's depth too.
+    with_depth: give each frame's depth too. prompter: what turns frames' prompts into masks; ValueError for a frame
+    with prompts without it.
     """
     require(lookahead >= 1, f"lookahead: got {lookahead}, wanted 1 or more")
     for batch in _batches(frames, lookahead):
         for frame, features in zip(batch, _encoded(tracker, batch, with_depth)):
+            if frame.prompts:
+                if prompter is None:
+                    raise ValueError(f"frame {frame.name}: has prompts, wanted a prompter that makes a mask of them")
+                mask, features = prompter.given(tracker, frame, with_depth)
+                frame = frame._replace(given=mask)
             yield _segmented(tracker, frame, features, with_depth)
 
 
@@ -138,13 +163,15 @@ def _segmented(tracker: Segmenter, frame: Frame, features: Any, with_depth: bool
 
 
 def _encoded(tracker: Segmenter, batch: list[Frame], with_depth: bool) -> list[Any]:
-    """Features of a batch. None for frames before the first object, which need none, and for those from the first on
-    that can't be encoded: the tracker's own step says why, when it is their turn."""
+    """Features of a batch. None for frames before the first object, which need none, for those with prompts, which are
+    encoded in their turn, and for those from the first on that can't be encoded: the tracker's own step says why."""
     unused = 0
     if not tracker.object_ids and not with_depth:
-        unused = next((i for i, frame in enumerate(batch) if frame.given is not None), len(batch))
-    ahead = tracker.encode_ahead([frame.image for frame in batch[unused:]], with_depth)
-    return [None] * unused + list(ahead) + [None] * (len(batch) - unused - len(ahead))
+        shown = (i for i, frame in enumerate(batch) if frame.given is not None or frame.prompts)
+        unused = next(shown, len(batch))
+    wanted = [i for i in range(unused, len(batch)) if not batch[i].prompts]
+    ahead = dict(zip(wanted, tracker.encode_ahead([batch[i].image for i in wanted], with_depth)))
+    return [ahead.get(i) for i in range(len(batch))]
 
 
 def _batches(frames: Iterable[Frame], count: int) -> Iterator[list[Frame]]:

@@ -1,24 +1,29 @@
 """Videos that a user names: files, folders of frames, folders of either, and the masks that go with them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from cutie_geo.config import require
 from cutie_geo.data.index.benchmarks import folder_record
 from cutie_geo.data.index.records import MASK_SUFFIXES, VideoRecord, mask_files, no_frames, visible
+from cutie_geo.data.prompts import FramePrompts
 from cutie_geo.data.video import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
 
 
-def discover(video: Path, mask: Path | None = None, long_ids: bool = False) -> list[VideoRecord]:
+def discover(
+    video: Path, mask: Path | None = None, long_ids: bool = False, prompts: Mapping[str, FramePrompts] | None = None
+) -> list[VideoRecord]:
     """One record for a video file or a folder of frames; several for a folder that holds such files or folders.
 
     mask: a PNG for the first frame, or a folder. For each video that folder may hold `<video>/` with masks named after
-    frames, or `<video>.png` for the first frame; with one video, the masks may lie in it directly. A video without
-    masks has a `problem`.
+    frames, or `<video>.png` for the first frame; with one video, the masks may lie in it directly. prompts: what is
+    pointed at in one video, beside masks or instead of them. A video without either has a `problem`.
 
-    Raises ValueError if a path doesn't exist or holds no video, if two videos share a name, or several one mask.
+    Raises ValueError if a path doesn't exist or holds no video, if two videos share a name, or several one mask or the
+    prompts.
     """
     videos = _videos(video)
     if mask is not None:
@@ -31,7 +36,12 @@ def discover(video: Path, mask: Path | None = None, long_ids: bool = False) -> l
                 len(videos) == 1,
                 f"{mask}: one mask for {len(videos)} videos, wanted a folder with <video>.png or <video>/",
             )
+    if prompts:
+        require(len(videos) == 1, f"{video}: prompts for {len(videos)} videos, wanted one video")
+        if mask is None:
+            return [VideoRecord(name, source, prompts=prompts) for name, source in videos.items()]
     records = [_given_record(name, source, mask, len(videos) == 1) for name, source in videos.items()]
+    records = [replace(record, prompts=prompts or {}) for record in records]
     return [replace(record, long_ids=long_ids) for record in records]
 
 

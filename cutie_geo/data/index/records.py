@@ -9,6 +9,7 @@ from typing import Literal
 
 from cutie_geo.config import require
 from cutie_geo.data.masks import object_ids, read_labels
+from cutie_geo.data.prompts import FramePrompts
 from cutie_geo.data.video import IMAGE_SUFFIXES
 
 MASK_SUFFIXES = frozenset({".png"})
@@ -43,6 +44,8 @@ class VideoRecord:
     """Masks are RGB: the id is R + 256 G + 65536 B."""
     listed: Mapping[int, list[str]] | None = None
     """By object id, the frames that the benchmark's own list has for it; none where it lists ids only."""
+    prompts: Mapping[str, FramePrompts] = field(default_factory=dict)
+    """What is pointed at, by the stem of the frame; `FIRST` stands for the first one."""
     problem: str | None = None
     """Why this video can't be segmented, on one line; the others of its list still can."""
 
