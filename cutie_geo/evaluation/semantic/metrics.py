@@ -28,7 +28,7 @@ Confusion = Int64[np.ndarray, "C C1"]
 
 
 # -------------------------------------------------------------------------------------------------------- one frame
-def joint(truth: Labels, labels: Labels, classes: int) -> UInt16[np.ndarray, "H W"]:
+def joint(truth: Labels, labels: UInt8[np.ndarray, "H2 W2"], classes: int) -> UInt16[np.ndarray, "H W"]:
     """Truth and prediction in one number: a place in the rows of a confusion matrix that has a row for each byte.
 
     Raises ValueError for maps of two sizes, for predicted labels that are neither classes nor VOID, and for more
@@ -52,7 +52,7 @@ def count(joined: UInt16[np.ndarray, "*pixels"], classes: int) -> Confusion:
     return counts.reshape(256, width)[:classes]
 
 
-def confusion(truth: Labels, labels: Labels, classes: int) -> Confusion:
+def confusion(truth: Labels, labels: UInt8[np.ndarray, "H2 W2"], classes: int) -> Confusion:
     """The confusion matrix of one frame, of pixels whose truth is a class. Raises ValueError as `joint` does."""
     return count(joint(truth, labels, classes), classes)
 
