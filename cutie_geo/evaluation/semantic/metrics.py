@@ -215,9 +215,17 @@ class ClipTally:
     def scores(self) -> ClipScores:
         """All of what was added."""
         frames, accuracy = zip(*self._frames) if self._frames else ((), ())
-        cells = (_cells(counts) for counts in (self._counts, self._band_counts))
-        shares = (self._consistency.official, self._consistency.strict)
-        return ClipScores(self.clip, self.classes, frames, accuracy, tuple(self._boundary), *cells, *map(dict, shares))
+        return ClipScores(
+            self.clip,
+            self.classes,
+            frames,
+            accuracy,
+            tuple(self._boundary),
+            _cells(self._counts),
+            _cells(self._band_counts),
+            dict(self._consistency.official),
+            dict(self._consistency.strict),
+        )
 
 
 def _cells(counts: Confusion) -> Cells:
