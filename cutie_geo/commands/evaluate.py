@@ -2,13 +2,17 @@
 
 import argparse
 import logging
-import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from cutie_geo.commands.evaluate_semantic import (
+    SEMANTIC,
+    add_semantic_arguments,
+    refuse_semantic_options,
+    run_semantic,
+)
+from cutie_geo.commands.evaluate_tables import SHOWN, TOLD, print_some, print_table, workers_for
 from cutie_geo.config import require
 from cutie_geo.evaluation.compare import MEASURES, compare_reports, read_report
 from cutie_geo.evaluation.folders import listed_names, sequence_names
@@ -29,12 +33,6 @@ from cutie_geo.progress import progress
 log = logging.getLogger(__name__)
 
 HELP = "score masks against the true ones by a benchmark's rules, or compare two scores"
-FEW = 8
-"""Sequences up to which processes cost more than they save, unless asked for."""
-SHOWN = 40
-"""Sequences that the table has room for; of more, the lowest are shown."""
-TOLD = 10
-"""Warnings that are printed; the JSON file has all."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="instead: two reports, B minus A")
 
     how = parser.add_argument_group("how")
-    how.add_argument("--protocol", default="davis2017", help=f"{', '.join(PROTOCOLS)} (default: davis2017)")
+    known = ", ".join((*PROTOCOLS, *SEMANTIC))
+    how.add_argument("--protocol", default="davis2017", help=f"{known} (default: davis2017)")
     how.add_argument("--lenient", action="store_true", help="score missing, odd-sized and unknown instead of stopping")
     how.add_argument("--all-frames", action="store_true", help="vos-benchmark: first and last frame too")
     how.add_argument("--meta", type=Path, metavar="FILE", help="the dataset's meta file (default: looked for at --gt)")
     how.add_argument("--unseen", type=Path, metavar="LIST", help="unseen sequences (youtubevos: categories)")
     how.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
+
+    add_semantic_arguments(parser)
 
     where = parser.add_argument_group("what to write")
     where.add_argument("--json", type=Path, metavar="FILE", help="all numbers, those of each frame included")
@@ -61,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; return the exit status, 0. Raises ValueError for what can't be scored."""
+    if args.protocol in SEMANTIC and not args.compare:
+        return run_semantic(args)
+    refuse_semantic_options(args)
     if args.compare:
         require(args.gt is None and args.pred is None, "--compare: wanted without --gt and --pred")
         require(args.plots is None, "--plots: wanted with --gt and --pred, not with --compare")
@@ -87,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> Settings:
     """What decides the scores; files of the dataset that lie where they are published are used without being asked."""
-    require(args.protocol in PROTOCOLS, f"--protocol: got {args.protocol}, wanted one of {', '.join(PROTOCOLS)}")
+    known = ", ".join((*PROTOCOLS, *SEMANTIC))
+    require(args.protocol in PROTOCOLS, f"--protocol: got {args.protocol}, wanted one of {known}")
     wants_meta = args.meta is None or args.protocol in WITH_META
     require(wants_meta, f"--meta: got protocol {args.protocol}, wanted one of {', '.join(WITH_META)}")
     meta = args.meta or find_meta(args.gt, args.protocol)
@@ -106,9 +111,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _score(args: argparse.Namespace, names: list[str], settings: Settings) -> list[SequenceScores]:
     """The scores of all sequences, under a bar."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = args.workers if args.workers is not None else cores if len(names) > FEW else 1
-    require(workers >= 1, f"--workers: got {workers}, wanted 1 or more")
+    workers = workers_for(args.workers, len(names))
     scores = []
     with logging_redirect_tqdm(), progress(len(names), "scoring", "sequence") as bar:
         for item in score_sequences(jobs(args.gt, args.pred, names, settings), workers):
@@ -127,7 +130,7 @@ def _print(report: Report) -> None:
     if len(shown) > SHOWN:
         shown = sorted(rows, key=lambda name: rows[name]["J&F"])[:SHOWN]
         print(f"the {SHOWN} lowest of {len(rows)} sequences")
-    _print_table(columns, {name: rows[name] for name in shown} | report.get("groups", {}) | {"overall": report})
+    print_table(columns, {name: rows[name] for name in shown} | report.get("groups", {}) | {"overall": report})
     counts = report["counts"]
     mark = ", LENIENT: not comparable with official scores" if report["lenient"] else ""
     print(
@@ -138,25 +141,7 @@ def _print(report: Report) -> None:
         f"{item['sequence']}/{item['frame'] or '*'}: {item['reason']}: {item['treated_as']}"
         for item in report["treated"]
     ]
-    _print_some([*report["warnings"], *told])
-
-
-def _print_table(columns: Iterable[str], rows: Mapping[str, Mapping[str, Any]], shape: str = ".1f") -> None:
-    """One line for each row, numbers in one shape."""
-    columns = list(columns)
-    widths = [max(len(name), 6) for name in columns]
-    first = max(len(name) for name in rows)
-    print(" " * first, *(name.rjust(width) for name, width in zip(columns, widths)), sep="  ")
-    for name, row in rows.items():
-        cells = ["-" if row.get(column) is None else format(row[column], shape) for column in columns]
-        print(name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths)), sep="  ")
-
-
-def _print_some(warnings: list[str]) -> None:
-    for text in warnings[:TOLD]:
-        print(f"warning: {text}")
-    if len(warnings) > TOLD:
-        print(f"and {len(warnings) - TOLD} more warnings: see --json")
+    print_some([*report["warnings"], *told])
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -168,7 +153,7 @@ def _compare(args: argparse.Namespace) -> int:
     rows = outcome["sequences"]
     shown = sorted(rows, key=lambda name: -abs(rows[name]["J&F"]))[:SHOWN]
     print(f"{second} minus {first}, protocol {outcome['protocol']}, {outcome['counts']['objects']} objects")
-    _print_table(MEASURES, {name: rows[name] for name in shown}, "+.1f")
+    print_table(MEASURES, {name: rows[name] for name in shown}, "+.1f")
     for name in MEASURES:
         found = outcome["difference"][name]
         print(f"{name}: {found['mean']:+.2f}, from {found['low']:+.2f} to {found['high']:+.2f}")
@@ -176,7 +161,7 @@ def _compare(args: argparse.Namespace) -> int:
         f"from ... to: {100 * outcome['confidence']:.0f}% interval of {outcome['resamples']} bootstrap resamples of "
         f"sequences, seed {outcome['seed']}"
     )
-    _print_some(outcome["warnings"])
+    print_some(outcome["warnings"])
     if args.json:
         print(f"results: {args.json}")
     return 0

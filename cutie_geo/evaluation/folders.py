@@ -108,24 +108,7 @@ class Reader:
         return labels
 
     def _read(self, path: Path, frame: str, what: str) -> UInt8[np.ndarray, "H W"]:
-        """A mask of 8 bits. Raises EvaluationError for anything else."""
-        try:
-            if (plain := _unfiltered(path.read_bytes())) is not None:
-                return plain
-            with Image.open(path) as image:
-                if image.format == "PNG" and image.mode not in MODES:
-                    shape = (image.height, image.width, len(image.getbands()))
-                    raise EvaluationError(
-                        self.sequence, frame, f"{what} is {image.mode} {shape}, wanted palette or grey (H, W) of 8 bits"
-                    )
-                if image.format == "PNG" and image.tile and str(image.tile[0][3]) in MODES:
-                    return np.asarray(image)
-            return read_labels(path).labels.astype(np.uint8)  # fewer bits a pixel, and complaints about other formats
-        except (EvaluationError, MemoryError):
-            raise
-        except Exception as error:  # on damaged bytes Pillow raises nearly anything
-            text = str(error).removeprefix(f"{path}: ")
-            raise EvaluationError(self.sequence, frame, f"{what}, {path}: {text}") from error
+        return read_bytes_mask(path, self.sequence, frame, what)
 
     def _treat_missing(self, frame: str, path: Path) -> None:
         """As `treat`, but once for a whole folder."""
@@ -141,6 +124,26 @@ class Reader:
         if not self.lenient:
             raise EvaluationError(self.sequence, frame, reason)
         self.treated.append(Treatment(self.sequence, frame, reason, treated_as))
+
+
+def read_bytes_mask(path: Path, sequence: str, frame: str, what: str) -> UInt8[np.ndarray, "H W"]:
+    """A mask of 8 bits; `what` it is called if it is none. Raises EvaluationError for anything else."""
+    try:
+        if (plain := _unfiltered(path.read_bytes())) is not None:
+            return plain
+        with Image.open(path) as image:
+            if image.format == "PNG" and image.mode not in MODES:
+                shape = (image.height, image.width, len(image.getbands()))
+                reason = f"{what} is {image.mode} {shape}, wanted palette or grey (H, W) of 8 bits"
+                raise EvaluationError(sequence, frame, reason)
+            if image.format == "PNG" and image.tile and str(image.tile[0][3]) in MODES:
+                return np.asarray(image)
+        return read_labels(path).labels.astype(np.uint8)  # fewer bits a pixel, and complaints about other formats
+    except (EvaluationError, MemoryError):
+        raise
+    except Exception as error:  # on damaged bytes Pillow raises nearly anything
+        text = str(error).removeprefix(f"{path}: ")
+        raise EvaluationError(sequence, frame, f"{what}, {path}: {text}") from error
 
 
 def _unfiltered(png: bytes) -> UInt8[np.ndarray, "H W"] | None:

@@ -31,16 +31,17 @@ def write_plots(folder: Path, report: Mapping[str, Any], truth: Path, masks: Pat
     frames by their mean J over objects, truth left and prediction right.
     """
     sequences = {name: entry for name, entry in report["sequences"].items() if entry["objects"]}
-    written = [_save(folder / BARS, bars(sequences))]
+    written = [save(folder / BARS, bars(sequences))]
     for name, entry in sequences.items():
-        written.append(_save(folder / name / "j_over_time.png", curves(name, entry["objects"])))
+        written.append(save(folder / name / "j_over_time.png", curves(name, entry["objects"])))
         for kind, (frame, j) in zip(("best", "worst"), best_and_worst(entry["objects"])):
             picture = side_by_side(truth / name / f"{frame}.png", masks / name / f"{frame}.png")
-            written.append(_save(folder / name / f"{kind}.png", titled(picture, f"{name}/{frame}: J {j:.1f}")))
+            written.append(save(folder / name / f"{kind}.png", titled(picture, f"{name}/{frame}: J {j:.1f}")))
     return written
 
 
-def _save(path: Path, picture: Image.Image) -> Path:
+def save(path: Path, picture: Image.Image) -> Path:
+    """Write a picture, whole or not at all, and return its path. Raises OSError."""
     with atomic_write(path) as part:
         picture.save(part, format="PNG")
     return path
@@ -58,24 +59,28 @@ def best_and_worst(objects: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str,
 
 
 # ------------------------------------------------------------------------------------------------------------ charts
-def bars(sequences: Mapping[str, Mapping[str, Any]]) -> Image.Image:
-    """J and F of each sequence as bars from 0 to 100."""
+def bars(
+    rows: Mapping[str, Mapping[str, Any]], measures: Sequence[str] = ("J", "F"), written: str = "J&F"
+) -> Image.Image:
+    """Two measures of each row, or one, as bars from 0 to 100, and one of its numbers; None is no bar and no number."""
     font = ImageFont.load_default()
-    left = 16 + max((int(font.getlength(name)) for name in sequences), default=0)
-    picture = Image.new("RGB", (left + CHART + MARGIN, ROW * len(sequences) + MARGIN), PAPER)
+    left = 16 + max((int(font.getlength(name)) for name in rows), default=0)
+    picture = Image.new("RGB", (left + CHART + MARGIN, ROW * len(rows) + MARGIN), PAPER)
     pen = ImageDraw.Draw(picture)
     for tick in TICKS:
         x = left + tick * CHART // 100
-        pen.line([(x, 0), (x, ROW * len(sequences) + 4)], GRID)
-        pen.text((x, ROW * len(sequences) + 6), str(tick), INK, font, anchor="ma")
-    for row, (name, entry) in enumerate(sequences.items()):
+        pen.line([(x, 0), (x, ROW * len(rows) + 4)], GRID)
+        pen.text((x, ROW * len(rows) + 6), str(tick), INK, font, anchor="ma")
+    for row, (name, entry) in enumerate(rows.items()):
         top = row * ROW
         pen.text((left - 6, top + ROW // 2), name, INK, font, anchor="rm")
-        for place, measure in enumerate(("J", "F")):
+        for place, value in enumerate(entry[measure] for measure in measures):
             y = top + 3 + place * (ROW // 2 - 2)
-            pen.rectangle([left, y, left + round(entry[measure] * CHART / 100), y + ROW // 2 - 4], COLOURS[place])
-        pen.text((left + CHART + 4, top + ROW // 2), f"{entry['J&F']:.1f}", INK, font, anchor="lm")
-    _legend(pen, (left, ROW * len(sequences) + 22), ("J", "F"))
+            if value is not None:
+                pen.rectangle([left, y, left + round(value * CHART / 100), y + ROW // 2 - 4], COLOURS[place])
+        if entry[written] is not None:
+            pen.text((left + CHART + 4, top + ROW // 2), f"{entry[written]:.1f}", INK, font, anchor="lm")
+    _legend(pen, (left, ROW * len(rows) + 22), measures)
     return picture
 
 

@@ -2,13 +2,14 @@
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +27,10 @@ from cutie_geo.evaluation.metrics import (
 )
 from cutie_geo.evaluation.mosev2 import contours, smoothed_region
 from cutie_geo.evaluation.protocols import Plan, Settings, plan
+
+AHEAD = 16
+"""Jobs for each process that are given out before their results are asked for: a long one holds nobody up."""
+Scores = TypeVar("Scores")
 
 
 @dataclass
@@ -63,8 +68,7 @@ def score_sequence(sequence: str, truth: Path, masks: Path, settings: Settings) 
     mosev2 = settings.protocol == "mosev2"
     lost = mosev2 and settings.lenient and not masks.is_dir()
     for frame in todo.frames:
-        if _stop is not None and _stop.is_set():
-            raise Stopped(f"{sequence}: stopped")
+        leave_if_told(sequence)
         true_labels, labels = _read(reader, todo, frame)
         _add_frame(objects, todo, frame, true_labels, labels, mosev2, lost)
     for i, count in todo.zeros.items():
@@ -152,20 +156,40 @@ def score_sequences(todo: Sequence[Job], workers: int = 1) -> Iterator[SequenceS
 
     However it is left, no process stays behind: each ends within a frame.
     """
+    yield from in_processes(score_sequence, todo, workers)
+
+
+def in_processes(score: Callable[..., Scores], todo: Sequence[tuple[Any, ...]], workers: int = 1) -> Iterator[Scores]:
+    """`score(*job)` of each job, in order, by as many processes, with few results waiting at any time.
+
+    Raises ValueError for less than one process, and what `score` raises for the first job that fails. However it is
+    left, no process stays behind: each ends once `score` calls `leave_if_told`.
+    """
     if workers < 1:
         raise ValueError(f"workers: got {workers}, wanted 1 or more")
     if min(workers, len(todo)) <= 1:
-        yield from (score_sequence(*job) for job in todo)
+        yield from (score(*job) for job in todo)
         return
     context = _context()
     stop = context.Event()
     pool = ProcessPoolExecutor(min(workers, len(todo)), context, _enter, (stop,))
+    waiting: deque[Future[Scores]] = deque()
     try:
-        for future in [pool.submit(score_sequence, *job) for job in todo]:
-            yield future.result()
+        for job in todo:
+            waiting.append(pool.submit(score, *job))
+            if len(waiting) >= AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def leave_if_told(sequence: str) -> None:
+    """Raises Stopped in a worker whose parent is about to end; to be called after each frame."""
+    if _stop is not None and _stop.is_set():
+        raise Stopped(f"{sequence}: stopped")
 
 
 def _context() -> BaseContext:
