@@ -33,14 +33,14 @@ from cutie_geo.data.prompts import FramePrompts, prompts_of_words, read_prompts
 from cutie_geo.evaluation.metrics import mean_score, score_folders
 from cutie_geo.inference.clean import Cleaning
 from cutie_geo.inference.ensemble import FEEDBACKS, views_of
+from cutie_geo.inference.methods import VideoModel
 from cutie_geo.inference.model_ensemble import shares_of
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.prompts import Prompter, shared_prompts
 from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
 from cutie_geo.inference.run import open_results, run_videos
 from cutie_geo.model.load import is_checkpoint, load_model, resolve_device
-from cutie_geo.model.network import CutieGeo
-from cutie_geo.model.sam2 import load_sam2
+from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model, load_sam2
 from cutie_geo.model.sam2_prompts import PromptHead
 from cutie_geo.model.weights import digest
 
@@ -170,7 +170,7 @@ def prompts_of(args: argparse.Namespace) -> dict[str, FramePrompts]:
     return found
 
 
-def load_prompter(args: argparse.Namespace, models: Sequence[CutieGeo]) -> tuple[Prompter, Report]:
+def load_prompter(args: argparse.Namespace, models: Sequence[VideoModel]) -> tuple[Prompter, Report]:
     """What makes masks of prompts, and which that is. A single model's own trunk is shared."""
     shared = shared_prompts(models[0]) if len(models) == 1 else None
     name = args.prompt_model or shared or PROMPT_MODEL
@@ -206,6 +206,8 @@ def run(args: argparse.Namespace) -> int:
     models = _load(args, processes)
     if args.compile:
         for model in models:
+            if isinstance(model, Sam2Model):
+                raise ValueError("--compile: wanted models of Cutie's kind, not SAM 2")
             model.compile_parts()
     options = replace(
         _sized(args, models, options), settings=_settings(args, models), lookahead=_lookahead(args, models)
@@ -288,9 +290,10 @@ def _require_sense(args: argparse.Namespace) -> None:
     several = args.ms is not None or args.flip
     require(args.ensemble_feedback is None or several, "--ensemble-feedback: wanted --ms or --flip with it")
     _require_models(args, several)
-    if args.save_depth and not any(is_checkpoint(name) for name in args.models):
+    ours = [name for name in args.models if name not in SAM2_MODELS]
+    if args.save_depth and not any(is_checkpoint(name) for name in ours):
         overrides = split_overrides(args.overrides)[0]
-        deep = any(model_config(name, overrides).encoder.geometry != "none" for name in args.models)
+        deep = any(model_config(name, overrides).encoder.geometry != "none" for name in ours)
         names = ", ".join(args.models)
         require(deep, f"--save-depth: {names} has no geometry encoder, wanted a model such as cutie-geo-small")
 
@@ -309,6 +312,10 @@ def _require_models(args: argparse.Namespace, views: bool) -> None:
             "trained models after --models")  # fmt: skip
     for name, given in (("--devices", args.devices), ("--ms-workers", args.ms_workers)):
         require(given is None or views or count > 1, f"{name}: wanted --ms, --flip or several --models with it")
+    require(
+        not views or any(name not in SAM2_MODELS for name in args.models),
+        "--ms, --flip: SAM 2 stretches each frame to its own square and has one view; wanted a model of Cutie's kind",
+    )
     require(not args.devices or args.device == "auto", "--device and --devices: wanted one of them")
     for device in args.devices or ():
         resolve_device(device)
@@ -337,35 +344,40 @@ def _tracker_config(args: argparse.Namespace, defaults: dict[str, Any]) -> Track
         "use_long_term": args.long_term,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    return build(TrackerConfig, merge(defaults | given, parse_overrides(split_overrides(args.overrides)[1])), "options")
+    others = split_overrides(args.overrides)[1]
+    if any(name in SAM2_MODELS for name in args.models):
+        others = [item for item in others if item not in of_sam2(others)]
+    return build(TrackerConfig, merge(defaults | given, parse_overrides(others)), "options")
 
 
-def _sized(args: argparse.Namespace, models: Sequence[CutieGeo], options: RunOptions) -> RunOptions:
+def _sized(args: argparse.Namespace, models: Sequence[VideoModel], options: RunOptions) -> RunOptions:
     """Options with the size of frames that the models are for, unless the user names one."""
-    sizes = [model.config.frame_size for model in models]
-    if args.size is not None or not any(sizes):
+    # SAM 2 stretches frames to its own square: shrinking them before would only lose what is in them
+    sizes = [-1 if isinstance(model, Sam2Model) else model.config.frame_size or options.size for model in models]
+    if args.size is not None or set(sizes) == {options.size}:
         return options
-    if len(models) == 1:
+    if len(set(sizes)) == 1:
         return replace(options, size=sizes[0])
-    return replace(options, model_sizes=tuple(size or -1 for size in sizes))
+    return replace(options, size=-1 if -1 in sizes else max(sizes), model_sizes=tuple(sizes))
 
 
-def _lookahead(args: argparse.Namespace, models: Sequence[CutieGeo]) -> int:
+def _lookahead(args: argparse.Namespace, models: Sequence[VideoModel]) -> int:
     """Frames encoded together: several keep a GPU busy, a CPU is busy with one."""
     if args.lookahead is not None:
         return args.lookahead
     return GPU_LOOKAHEAD if any(model.device.type == "cuda" for model in models) else 1
 
 
-def _load(args: argparse.Namespace, processes: Processes) -> list[CutieGeo]:
+def _load(args: argparse.Namespace, processes: Processes) -> list[VideoModel]:
     """The models. For the example, weights that can't be had are replaced by random ones, and that is said loudly."""
     overrides = split_overrides(args.overrides)[0]
     devices = args.devices or [processes.device(args.device)]
     places = [devices[i % len(devices)] for i in range(len(args.models))]
 
-    def load(weights: str) -> list[CutieGeo]:
-        pairs = zip(args.models, places)
-        return [load_model(name, weights, place, args.precision, overrides) for name, place in pairs]
+    def load(weights: str) -> list[VideoModel]:
+        return [
+            _model(name, weights, place, args.precision, args.overrides) for name, place in zip(args.models, places)
+        ]
 
     try:
         return load(args.weights)
@@ -374,22 +386,39 @@ def _load(args: argparse.Namespace, processes: Processes) -> list[CutieGeo]:
         if chosen or not _is_example(args):
             raise
         for name in args.models:
-            model_config(name, overrides)  # what is wrong with the model itself stays an error
+            if name not in SAM2_MODELS:
+                model_config(name, overrides)  # what is wrong with the model itself stays an error
         log.warning("%s", error)
         log.warning("going on with RANDOM weights: what follows shows that the program runs, not what it can do")
     args.weights = "none"
     return load("none")
 
 
-def _settings(args: argparse.Namespace, models: Sequence[CutieGeo]) -> Report:
+def _model(name: str, weights: str, place: Any, precision: str, overrides: Sequence[str]) -> VideoModel:
+    if name in SAM2_MODELS:
+        return load_sam2(name, weights, place, precision, of_sam2(overrides))
+    return load_model(name, weights, place, precision, split_overrides(overrides)[0])
+
+
+def of_sam2(overrides: Sequence[str]) -> list[str]:
+    """The `key=value` items that are about SAM 2: those of `model.`, in hydra's grammar."""
+    return [item for item in overrides if item.lstrip("+~").startswith("model.")]
+
+
+def _settings(args: argparse.Namespace, models: Sequence[VideoModel]) -> Report:
     """What, beside the run's options, decides the masks."""
     each = [_settings_of(args, name, model) for name, model in zip(args.models, models)]
     return each[0] if len(each) == 1 else {"members": each}
 
 
-def _settings_of(args: argparse.Namespace, name: str, model: CutieGeo) -> Report:
+def _settings_of(args: argparse.Namespace, name: str, model: VideoModel) -> Report:
     """Of one model."""
     named = args.weights == "none" or (args.weights == "auto" and not is_checkpoint(name))
+    facts = {"precision": str(model.precision).removeprefix("torch."), "device": model.device.type}
+    if isinstance(model, Sam2Model):
+        file = model.loaded_from
+        weights = args.weights if named or file is None else f"sha256 {digest(file, 'sha256')}"
+        return {"model": {"name": name, "overrides": of_sam2(args.overrides)}, "weights": weights, **facts}
     config = to_dict(model.config)
     sources = config.pop("weights")
     start = {"warm_start": f"sha256 {digest(Path(path), 'sha256')}"} if (path := sources["warm_start"]) else {}
@@ -399,8 +428,7 @@ def _settings_of(args: argparse.Namespace, name: str, model: CutieGeo) -> Report
         if named or model.loaded_from is None
         else f"sha256 {digest(model.loaded_from, 'sha256')}",
         "encoders": {part: f"sha256 {file.sha256}" for part, file in model.frozen_files.items()} | start,
-        "precision": str(model.precision).removeprefix("torch."),
-        "device": model.device.type,
+        **facts,
     }
 
 
@@ -413,7 +441,7 @@ def _in_order(records: Sequence[VideoRecord], reports: Sequence[Report]) -> list
 
 def _report(
     args: argparse.Namespace,
-    models: Sequence[CutieGeo],
+    models: Sequence[VideoModel],
     options: RunOptions,
     results: Results,
     reports: list[Report],
@@ -430,7 +458,7 @@ def _report(
 
 
 def _summary(
-    args: argparse.Namespace, models: Sequence[CutieGeo], options: RunOptions, results: Results, reports: list[Report]
+    args: argparse.Namespace, models: Sequence[VideoModel], options: RunOptions, results: Results, reports: list[Report]
 ) -> Report:
     """How the results came about, those of earlier calls in the same folder included."""
     videos = results.reports() | {report["video"]: report for report in reports}

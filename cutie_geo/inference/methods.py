@@ -6,12 +6,17 @@ from cutie_geo.config import to_dict
 from cutie_geo.inference.ensemble import Ensemble, views_of
 from cutie_geo.inference.model_ensemble import ModelEnsemble
 from cutie_geo.inference.options import RunOptions
+from cutie_geo.inference.sam2_tracker import Sam2Tracker
 from cutie_geo.inference.segment import Method
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.model.sam2 import Sam2Model
+
+VideoModel = CutieGeo | Sam2Model
+"""What a video can be segmented with."""
 
 
-def method_for(models: Sequence[CutieGeo], options: RunOptions) -> Method:
+def method_for(models: Sequence[VideoModel], options: RunOptions) -> Method:
     """A tracker, an ensemble of views, or one of several models, for one video.
 
     Several models are on their devices already; `options.devices` are for the views of a single one.
@@ -25,9 +30,12 @@ def method_for(models: Sequence[CutieGeo], options: RunOptions) -> Method:
 
 
 def _method(
-    model: CutieGeo, options: RunOptions, devices: Sequence[str] = (), workers: int | None = None, shorter: int = -1
+    model: VideoModel, options: RunOptions, devices: Sequence[str] = (), workers: int | None = None, shorter: int = -1
 ) -> Method:
-    """What one model segments with, on frames that are shrunk for it to the side `shorter`."""
+    """What one model segments with, on frames that are shrunk for it to the side `shorter`. SAM 2, which stretches
+    frames to its own square, sees them whole and in one view."""
+    if isinstance(model, Sam2Model):
+        return Sam2Tracker(model, options.tracker.chunk_size if options.tracker.chunk_size != -1 else 1)
     config = to_dict(options.tracker)
     if not options.is_ensemble and shorter == -1:
         return Tracker(model, **config)

@@ -21,12 +21,11 @@ from cutie_geo.data.index import VideoRecord, with_first_appearances
 from cutie_geo.data.masks import MAX_PALETTE_ID, read_labels, write_labels, write_probs
 from cutie_geo.data.overlay import OverlayWriter, draw, write_depth
 from cutie_geo.data.video import FrameFolder, VideoFile, open_source, read_frames
-from cutie_geo.inference.methods import method_for
+from cutie_geo.inference.methods import VideoModel, method_for
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.prompts import Prompter
 from cutie_geo.inference.results import Report, Results, input_digests, refuse_inputs
 from cutie_geo.inference.segment import Method, Segmented, segment_frames
-from cutie_geo.model.network import CutieGeo
 from cutie_geo.progress import progress
 from cutie_geo.structures import Frame, GivenMask, ObjectId
 
@@ -56,7 +55,7 @@ class _Done(NamedTuple):
 
 
 def segment_record(
-    models: Sequence[CutieGeo],
+    models: Sequence[VideoModel],
     record: VideoRecord,
     results: Results,
     options: RunOptions,

@@ -18,6 +18,7 @@ from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.encoder import FusedEncoder
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.pretrained import catalogue_name
+from cutie_geo.model.sam2 import Sam2Model
 from cutie_geo.model.sam2_prompts import BOX_CORNERS, PromptHead
 from cutie_geo.ops import Padding, bilinear
 from cutie_geo.structures import Frame, GivenMask, ObjectId, Prompt
@@ -25,8 +26,11 @@ from cutie_geo.structures import Frame, GivenMask, ObjectId, Prompt
 log = logging.getLogger(__name__)
 
 
-def shared_prompts(model: CutieGeo) -> str | None:
-    """The SAM 2 whose trunk a network has, frozen and so with that SAM 2's own weights; None if it has none."""
+def shared_prompts(model: CutieGeo | Sam2Model) -> str | None:
+    """The SAM 2 whose trunk a network has, frozen and so with that SAM 2's own weights; None if it has none. (A SAM 2
+    as method keeps its trunk to itself.)"""
+    if isinstance(model, Sam2Model):
+        return None
     config, encoder = model.config.encoder, model.encoder
     if not isinstance(encoder, FusedEncoder) or "vision" not in encoder.frozen:
         return None

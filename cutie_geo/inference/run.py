@@ -8,11 +8,11 @@ import torch
 from av.error import FFmpegError
 
 from cutie_geo.data.index import VideoRecord
+from cutie_geo.inference.methods import VideoModel
 from cutie_geo.inference.one_video import segment_record
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.prompts import Prompter
 from cutie_geo.inference.results import Report, Results, refuse_other_settings
-from cutie_geo.model.network import CutieGeo
 from cutie_geo.progress import progress
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def open_results(output: Path, records: Sequence[VideoRecord], options: RunOptio
 
 
 def run_videos(
-    models: Sequence[CutieGeo],
+    models: Sequence[VideoModel],
     records: Sequence[VideoRecord],
     results: Results,
     options: RunOptions,
@@ -57,7 +57,7 @@ def run_videos(
 
 
 def _complete_or_attempt(
-    models: Sequence[CutieGeo],
+    models: Sequence[VideoModel],
     record: VideoRecord,
     results: Results,
     options: RunOptions,
@@ -76,7 +76,7 @@ def _complete_or_attempt(
 
 
 def _attempt(
-    models: Sequence[CutieGeo],
+    models: Sequence[VideoModel],
     record: VideoRecord,
     results: Results,
     options: RunOptions,

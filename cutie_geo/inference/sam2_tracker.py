@@ -304,6 +304,11 @@ class Sam2Tracker:
             memory.forget(self.frame + 1, self.reach)
         self._scores = {i: found[i].score for i in self.registry.ids}
 
+    @property
+    def gives_depth(self) -> bool:
+        """False: there is no depth."""
+        return False
+
     # ----------------------------------------------------------------------------------------------------- objects
     @property
     def object_ids(self) -> list[ObjectId]:

@@ -92,7 +92,10 @@ def test_frames_come_with_their_prompts(tmp_path: Path, kind: str) -> None:
         ({"00009": {1: Prompt(((3.0, 4.0, 1),))}}, "prompts: no frame 00009"),
         ({FIRST: {1: Prompt(((3.0, 4.0, 1),))}, "00000": {2: Prompt((), BOX)}}, "frame 00000 of .* twice"),
         ({"00002": {3: Prompt(((float(SIZE[1]) + 1, 4.0, 1),))}}, r"object 3 on frame 00002: got \(97, 4\)"),
-        ({FIRST: {3: Prompt((), (0.0, 0.0, 5.0, 65.0))}}, r"object 3 on frame 00000: got \(5, 65\), wanted it within 96x64"),
+        (
+            {FIRST: {3: Prompt((), (0.0, 0.0, 5.0, 65.0))}},
+            r"object 3 on frame 00000: got \(5, 65\), wanted it within 96x64",
+        ),
     ],
 )
 def test_prompts_without_a_place_are_refused(tmp_path: Path, prompts: dict, told: str) -> None:

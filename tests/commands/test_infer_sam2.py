@@ -1,0 +1,74 @@
+"""SAM 2 segments what infer.py is given, alone and beside our own model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_videos import contents, read_ids, summary, write_frames, write_mask
+
+from cutie_geo.__main__ import run_one
+from cutie_geo.data.masks import read_probs
+
+Said = pytest.CaptureFixture[str]
+SMALL = ("model.image_size=128",)
+"""A square that a CPU sees quickly."""
+
+
+def infer(folder: Path, output: str, *argv: object) -> int:
+    """infer.py in this process on four frames; the second object comes later."""
+    if not (folder / "bear").exists():
+        write_frames(folder / "bear", 4)
+        one = np.zeros((64, 96), np.uint8)
+        one[10:40, 10:50] = 3
+        write_mask(folder / "masks" / "00000.png", one)
+        write_mask(
+            folder / "masks" / "00002.png",
+            np.where(np.arange(96) > 70, 8, 0).astype(np.uint8) * np.ones((64, 1), np.uint8),
+        )
+    words = ["--video", folder / "bear", "--mask", folder / "masks", "--output", folder / output, *argv]
+    small = SMALL if "sam2.1-hiera-tiny" in argv else ()
+    return run_one("infer", [str(word) for word in [*words, "--precision", "fp32", "--cpu-threads", 1, *small]])
+
+
+def test_sam2_is_a_model_like_any_other(tmp_path: Path, capsys: Said) -> None:
+    sam2 = ("--model", "sam2.1-hiera-tiny", "--weights", "none")
+    assert infer(tmp_path, "out", *sam2, "--overlay", "--save-probs") == 0
+    assert list(contents(tmp_path / "out" / "bear")) == [f"0000{t}.png" for t in range(4)]
+    assert read_ids(tmp_path / "out" / "bear" / "00000.png").shape == (64, 96)
+    told = summary(tmp_path / "out")
+    assert told["videos"]["bear"]["objects"] == [3, 8]
+    assert told["settings"]["size"] == -1  # SAM 2 stretches the file's own frames
+    assert told["settings"]["model"] == {"name": "sam2.1-hiera-tiny", "overrides": list(SMALL)}
+    capsys.readouterr()
+    assert infer(tmp_path, "out", *sam2) == 0
+    assert "1 already complete" in capsys.readouterr().out
+    assert infer(tmp_path, "out", *sam2, "model.sigmoid_scale_for_mem_enc=10.0") == 2
+    assert "bear was made with other model.overrides" in capsys.readouterr().err
+
+
+def test_sam2_and_our_model_are_summed(tmp_path: Path) -> None:
+    """Each as it would be alone: ours at its own size, SAM 2 on the file's frames."""
+    assert infer(tmp_path, "ours", "--weights", "none", "--save-probs") == 0
+    assert infer(tmp_path, "theirs", "--model", "sam2.1-hiera-tiny", "--weights", "none", "--save-probs") == 0
+    both = ("--models", "cutie-geo-tiny", "sam2.1-hiera-tiny", "--model-weights", 3, 1)
+    assert infer(tmp_path, "both", *both, "--save-probs", "--weights", "none") == 0
+    for t in range(4):
+        probs = [
+            read_probs(tmp_path / run / "probs" / "bear" / f"0000{t}.npz")[0] for run in ("ours", "theirs", "both")
+        ]
+        assert np.abs(0.75 * probs[0] + 0.25 * probs[1] - probs[2]).max() <= 2.01 / 255
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--model", "sam2.1-hiera-tiny", "--flip"), "--ms, --flip: SAM 2 stretches each frame"),
+        (("--model", "sam2.1-hiera-tiny", "--save-depth"), "sam2.1-hiera-tiny has no geometry encoder"),
+        (("--model", "sam2.1-hiera-tiny", "--compile"), "--compile: wanted models of Cutie's kind"),
+        (("--model", "sam2.1-hiera-tiny", "model.nonsense=3"), "sam2.1-hiera-tiny: overrides"),
+        (("--model", "sam2.1-hiera-tiny", "nonsense=3"), "unknown nonsense"),
+    ],
+)
+def test_what_sam2_cannot_do_is_refused(tmp_path: Path, capsys: Said, argv: tuple[object, ...], words: str) -> None:
+    assert infer(tmp_path, "out", *argv, "--weights", "none") == 2
+    assert words in capsys.readouterr().err
