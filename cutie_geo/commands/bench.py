@@ -23,6 +23,7 @@ from cutie_geo.commands.infer import DEFAULT_MODEL, device_name, versions
 from cutie_geo.commands.suite import ENSEMBLE_OBJECTS, HEADER, PLAIN_OBJECTS, ROOF, ensemble, line, plain, throughput
 from cutie_geo.config import TrackerConfig, build, parse_overrides, preset_names, require, split_overrides, to_dict
 from cutie_geo.data.render import SceneConfig, render_frames
+from cutie_geo.inference.ensemble import View, views_of
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
 from cutie_geo.inference.results import write_json
 from cutie_geo.inference.tracker import Tracker
@@ -41,7 +42,10 @@ Row = dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flops", action="store_true", help="count GFLOP by part of the network, beside the time")
     parser.add_argument(
-        "--suite", choices=["gpu"], help="gpu: the paper's model in bf16 with 1, 5 and 20 objects, and its ensemble"
+        "--suite",
+        choices=["gpu", "flip"],
+        help="gpu: the paper's model in bf16 with 1, 5 and 20 objects, and its ensemble; flip: a frame and its mirror "
+        "as one batch against two runs",
     )
     parser.add_argument("--lookahead", type=int, default=4, metavar="N", help="of --suite: frames encoded as one batch")
     parser.add_argument("--roof", type=float, default=ROOF, help="of --suite: TFLOP/s that the device can do at best")
@@ -79,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     sizes = [_size(text) for text in args.size]
     facts = machine(resolve_device(args.device))
     print("\n".join(f"{name}: {value}" for name, value in (facts | {"command": _shown(args.command_line)}).items()))
-    measure_all = _flops if args.flops else _suite if args.suite else _seconds
+    measure_all = {None: _seconds, "gpu": _suite, "flip": _flip}[args.suite] if not args.flops else _flops
     rows = measure_all(args, options, sizes)
     if args.json:
         write_json(args.json, _report(args, facts, options, rows))
@@ -96,7 +100,7 @@ def _shown(command_line: list[str]) -> str:
 def _fill_in(args: argparse.Namespace) -> None:
     """Defaults, which depend on what is measured. Raises ValueError for measurements that exclude each other."""
     require(not (args.flops and args.suite), "--flops and --suite: wanted one of them")
-    suite = args.suite is not None
+    suite = args.suite == "gpu"
     args.model = args.model or ("cutie-geo-large" if suite else DEFAULT_MODEL)
     args.precision = args.precision or (["bf16"] if suite else ["auto"])
     args.frames = args.frames or ([120] if suite else [23])
@@ -164,6 +168,33 @@ def _suite(args: argparse.Namespace, options: dict[str, Any], sizes: list[tuple[
                 print(line(row, args.roof), flush=True)
                 facts = {"precision": precision, "size": list(size), "lookahead": args.lookahead, "roof": args.roof}
                 rows.append(facts | row._asdict() | {"share_of_roof": row.share(args.roof)})
+    return rows
+
+
+def _flip(args: argparse.Namespace, options: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Row]:
+    """Seconds per frame of a frame and its mirror, each in a run of its own and both together."""
+    rows: list[Row] = []
+    for precision in args.precision:
+        model = _model(args, precision)
+        settle = partial(_synchronise, model.device)
+        for size, objects in itertools.product(sizes, args.objects):
+            frames, mask = partial(_endless, size, model.device), _regions(size, objects).to(model.device)
+            seconds = {}
+            for name, views in (
+                ("straight", [View()]),
+                ("mirrored", [View(mirrored=True)]),
+                ("both", views_of(flip=True)),
+            ):
+                row = throughput(model, options, list(views), mask, frames, args.frames[0], args.lookahead, settle)
+                seconds[name] = 1 / row.frames_per_second
+            share = seconds["both"] / (seconds["straight"] + seconds["mirrored"])
+            dtype = str(model.precision).removeprefix("torch.")
+            told = ", ".join(f"{name} {value:.3f} s/frame" for name, value in seconds.items())
+            print(f"{args.model}, {size[0]}x{size[1]}, {dtype}, {objects} objects: {told}; both together take "
+                  f"{share:.2f} of two runs", flush=True)  # fmt: skip
+            rows.append(
+                {"precision": dtype, "size": list(size), "objects": objects, "seconds": seconds, "share": share}
+            )
     return rows
 
 

@@ -150,6 +150,19 @@ def test_without_geometry_only_vision_and_its_fusion_cost_anything():
 
 
 # -------------------------------------------------------------------------------------------------------------- suite
+def test_a_frame_and_its_mirror_are_measured_against_two_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "flip.json"
+    arguments = ["bench", "mem_every=2", "max_mem_frames=2", "--suite", "flip", "--frames", "4", "--objects", "2"]
+    arguments += ["--size", "64x96", "--lookahead", "1", "--device", "cpu", "--json", str(file)]
+    assert main(arguments) == 0
+    (row,) = json.loads(file.read_text())["rows"]
+    seconds = row["seconds"]
+    assert row["share"] == pytest.approx(seconds["both"] / (seconds["straight"] + seconds["mirrored"]))
+    assert "64x96" in capsys.readouterr().out
+
+
 def test_the_table_of_a_gpu_is_rehearsed_on_a_cpu(geo: list[str], tmp_path: Path, capsys: Said):
     file = tmp_path / "suite.json"
     arguments = ["bench", "mem_every=2", "max_mem_frames=2", "--suite", "gpu", "--frames", "4", "--objects", "1", "2"]
