@@ -112,12 +112,12 @@ class Sam2Tracker:
     (torch.Size([64, 96]), [7])
 
     chunk_size: objects that go through the network together, if the same frames are remembered of them; -1 for all.
-    More are faster on a GPU, but round differently than one by one, which is what the package does. num_frames: of the
-    video, if known: it matters only in clips shorter than the frames whose pointers are read (16), where the package
-    scales their distances by it.
+    More may be faster on a GPU, but round differently than one by one, which is what the package does. num_frames: of
+    the video, if known: it matters only in clips shorter than the frames whose pointers are read (16), where the
+    package scales their distances by it.
 
-    The masks are those of the package's video predictor, to the bit: its own code runs on one frame at a time, and a
-    mask given for a frame makes it a conditioning frame. Raises ValueError for what can't work.
+    The masks are those of the package's video predictor: its own code runs, on one frame at a time, and a mask given
+    for a frame makes it a conditioning frame. Raises ValueError for what can't work.
     """
 
     def __init__(self, model: Sam2Model, chunk_size: int = 1, num_frames: int | None = None) -> None:
@@ -183,14 +183,16 @@ class Sam2Tracker:
         with self.model.autocast():
             found = {} if given is None else self._accept(state, given)
             found |= self._follow(state, [i for i in self.registry.ids if i not in found])
-        self._commit(size, found, () if given is None else given.ids)
-        masks = torch.cat([found[i].logits for i in self.registry.ids])
-        return self.model.network._get_orig_video_res_output(state, masks)[1][:, 0]
+        given_ids = () if given is None else given.ids
+        masks = torch.cat([found[i].logits for i in dict.fromkeys([*self.registry.ids, *given_ids])])
+        _, logits = self.model.network._get_orig_video_res_output(state, masks)
+        self._commit(size, found, given_ids)
+        return logits[:, 0]
 
     def encode_ahead(self, images: Sequence[Any], with_depth: bool = False) -> list[Sam2Features]:
-        """Features of the next frames, which go through the image encoder as one batch: on a GPU that takes less time
-        than one by one, and rounds differently. It ends before the first image that `step` would refuse, and changes
-        nothing. Raises ValueError for `with_depth`: SAM 2 knows none."""
+        """Features of the next frames, which go through the image encoder as one batch, and so round differently than
+        one by one. It ends before the first image that `step` would refuse, and changes nothing. Raises ValueError for
+        `with_depth`: SAM 2 knows none."""
         require(not with_depth, f"with_depth: {self.model.name} has no geometry encoder")
         size, valid = self.frame_size, []
         for image in images:
