@@ -19,7 +19,8 @@ import torch
 from cutie_geo.commands.bench_data import add_data_arguments, run_data
 from cutie_geo.commands.bench_training import add_training_arguments, run_training
 from cutie_geo.commands.flops import frame_cost, peak_gflop_per_second, table
-from cutie_geo.commands.infer import DEFAULT_MODEL, device_name, versions
+from cutie_geo.commands.infer import DEFAULT_MODEL
+from cutie_geo.commands.models import device_name, versions
 from cutie_geo.commands.suite import ENSEMBLE_OBJECTS, HEADER, PLAIN_OBJECTS, ROOF, ensemble, line, plain, throughput
 from cutie_geo.config import TrackerConfig, build, parse_overrides, preset_names, require, split_overrides, to_dict
 from cutie_geo.data.render import SceneConfig, render_frames

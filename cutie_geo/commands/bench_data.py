@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import torch
 
-from cutie_geo.commands.infer import versions
+from cutie_geo.commands.models import versions
 from cutie_geo.config import ClipConfig, SourceConfig, TrainConfig, require, train_config
 from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, collate, steps_of
 from cutie_geo.data.clips.augment import StillAugment, VideoAugment

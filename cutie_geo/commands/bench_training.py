@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cutie_geo.commands.infer import versions
+from cutie_geo.commands.models import versions
 from cutie_geo.config import TrainConfig, require, train_config
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
 from cutie_geo.inference.results import write_json

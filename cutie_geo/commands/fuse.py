@@ -9,7 +9,8 @@ from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cutie_geo.commands.infer import add_cleaning, cleaning_of, versions
+from cutie_geo.commands.infer import add_cleaning, cleaning_of
+from cutie_geo.commands.models import versions
 from cutie_geo.config import require
 from cutie_geo.inference.fuse import FuseOptions, Fusion, fuse_video, open_runs
 from cutie_geo.inference.model_ensemble import shares_of

@@ -8,14 +8,23 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from cutie_geo.commands.models import (
+    device_name,
+    load_models,
+    lookahead,
+    of_sam2,
+    settings_of,
+    sized,
+    versions,
+)
 from cutie_geo.commands.processes import Processes
+from cutie_geo.commands.prompting import add_prompts, load_prompter, prompts_of
 from cutie_geo.config import (
     TrackerConfig,
     build,
@@ -25,24 +34,19 @@ from cutie_geo.config import (
     preset_names,
     require,
     split_overrides,
-    to_dict,
 )
 from cutie_geo.data.example import EXAMPLE_CLIP, example_frames, example_masks
 from cutie_geo.data.index import VideoRecord, dataset, dataset_names, discover, mask_files
-from cutie_geo.data.prompts import FramePrompts, prompts_of_words, read_prompts
 from cutie_geo.evaluation.metrics import mean_score, score_folders
 from cutie_geo.inference.clean import Cleaning
 from cutie_geo.inference.ensemble import FEEDBACKS, views_of
 from cutie_geo.inference.methods import VideoModel
 from cutie_geo.inference.model_ensemble import shares_of
 from cutie_geo.inference.options import RunOptions
-from cutie_geo.inference.prompts import Prompter, shared_prompts
 from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
 from cutie_geo.inference.run import open_results, run_videos
-from cutie_geo.model.load import is_checkpoint, load_model, resolve_device
-from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model, load_sam2
-from cutie_geo.model.sam2_prompts import PromptHead
-from cutie_geo.model.weights import digest
+from cutie_geo.model.load import is_checkpoint, resolve_device
+from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model
 
 log = logging.getLogger(__name__)
 
@@ -51,23 +55,8 @@ RESUMES = True
 """Interrupted, it goes on where it stopped when it is called again."""
 DEFAULT_MODEL = "cutie-geo-tiny"
 """It comes with its weights: what needs no network to begin with."""
-PROMPT_MODEL = "sam2.1-hiera-large"
-"""What makes masks of prompts for models that have no trunk of SAM 2's."""
-GPU_LOOKAHEAD = 4
 DEFAULT_SIZE = 480
 """Shorter side for a user's own videos, unless the model has a size of its own: what models are trained for."""
-VERSIONS = (
-    "cutie_geo",
-    "torch",
-    "timm",
-    "sam2",
-    "transformers",
-    "accelerate",
-    "av",
-    "numpy",
-    "pillow",
-    "opencv-python-headless",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--overwrite", action="store_true", help="segment videos again that are complete")
 
     how = parser.add_argument_group("how")
-    how.add_argument("--model", help=f"{', '.join(preset_names())}, a YAML file or a folder (default: {DEFAULT_MODEL})")
+    names = ", ".join([*preset_names(), *SAM2_MODELS])
+    how.add_argument("--model", help=f"{names}, a YAML file or a folder (default: {DEFAULT_MODEL})")
     how.add_argument("--models", nargs="+", metavar="NAME", help="instead: several, whose probabilities are summed")
     how.add_argument("--model-weights", nargs="+", type=float, metavar="W", help="of --models (default: all the same)")
     how.add_argument("--weights", default="auto", help="auto (cached or downloaded), none (random), or a file")
@@ -138,49 +128,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
 
 
-class InOrder(argparse.Action):
-    """Keeps options that are about each other in the order in which they were given."""
-
-    def __call__(self, parser: Any, args: Any, values: Any, option: str | None = None) -> None:
-        """Add the option's name and value to the list."""
-        setattr(args, self.dest, [*(getattr(args, self.dest) or ()), (str(option).lstrip("-"), values)])
-
-
-def add_prompts(group: Any) -> None:
-    """Options that say where objects are, instead of masks."""
-    for name, metavar, text in (
-        ("frame", "NAME", "the frame that is pointed at after this (default: the first)"),
-        ("object", "ID", "the object that is pointed at after this (default: 1)"),
-        ("point", "X,Y[,LABEL]", "a point on it, or, with the label 0, beside it; in the frame's pixels"),
-        ("box", "X0,Y0,X1,Y1", "a box around it"),
-    ):
-        group.add_argument(f"--{name}", dest="pointed", action=InOrder, metavar=metavar, help=text)
-    group.add_argument("--prompts", type=Path, metavar="JSON", help="the same in a file, by frame and object")
-    group.add_argument("--prompt-model", metavar="NAME", help="the SAM 2 that makes masks of prompts (default: the "
-                       f"one whose trunk the model has, else {PROMPT_MODEL})")  # fmt: skip
-    group.add_argument("--prompt-weights", default="auto", metavar="W", help="auto, none, or a file")
-
-
-def prompts_of(args: argparse.Namespace) -> dict[str, FramePrompts]:
-    """What `add_prompts`' options point at, by frame. Raises ValueError for what can't be."""
-    require(not (args.pointed and args.prompts), "--prompts and --point, --box: wanted one or the other")
-    found = read_prompts(args.prompts) if args.prompts else prompts_of_words(args.pointed or ())
-    unused = args.prompt_model is None and args.prompt_weights == "auto"
-    require(bool(found) or unused, "--prompt-model, --prompt-weights: wanted prompts with them")
-    return found
-
-
-def load_prompter(args: argparse.Namespace, models: Sequence[VideoModel]) -> tuple[Prompter, Report]:
-    """What makes masks of prompts, and which that is. A single model's own trunk is shared."""
-    shared = shared_prompts(models[0]) if len(models) == 1 else None
-    name = args.prompt_model or shared or PROMPT_MODEL
-    device = models[0].device if models else "auto"
-    sam2 = load_sam2(name, args.prompt_weights, device, "fp32")
-    weights = args.prompt_weights if sam2.loaded_from is None else f"sha256 {digest(sam2.loaded_from, 'sha256')}"
-    own_trunk = name != shared
-    return Prompter(PromptHead(sam2, own_trunk)), {"model": name, "weights": weights, "shares_trunk": not own_trunk}
-
-
 def add_cleaning(parser: argparse.ArgumentParser) -> None:
     """Options for what is done to label maps before they are written."""
     clean = parser.add_argument_group("cleaning of the label maps that are written (default: none)")
@@ -203,14 +150,14 @@ def run(args: argparse.Namespace) -> int:
     records, options = plan(args)
     processes = Processes(args.device)
     require(processes.count == 1 or not args.devices, "--devices: wanted one process, each of several has its own GPU")
-    models = _load(args, processes)
+    models = load_models(args, processes, _is_example(args))
     if args.compile:
         for model in models:
             if isinstance(model, Sam2Model):
                 raise ValueError("--compile: wanted models of Cutie's kind, not SAM 2")
             model.compile_parts()
     options = replace(
-        _sized(args, models, options), settings=_settings(args, models), lookahead=_lookahead(args, models)
+        sized(args, models, options), settings=settings_of(args, models), lookahead=lookahead(args, models)
     )
     if _is_example(args):  # a demonstration, which may be shown again in another way
         changed = changes(Results(args.output), records[0], options)
@@ -350,88 +297,6 @@ def _tracker_config(args: argparse.Namespace, defaults: dict[str, Any]) -> Track
     return build(TrackerConfig, merge(defaults | given, parse_overrides(others)), "options")
 
 
-def _sized(args: argparse.Namespace, models: Sequence[VideoModel], options: RunOptions) -> RunOptions:
-    """Options with the size of frames that the models are for, unless the user names one."""
-    # SAM 2 stretches frames to its own square: shrinking them before would only lose what is in them
-    sizes = [-1 if isinstance(model, Sam2Model) else model.config.frame_size or options.size for model in models]
-    if args.size is not None or set(sizes) == {options.size}:
-        return options
-    if len(set(sizes)) == 1:
-        return replace(options, size=sizes[0])
-    return replace(options, size=-1 if -1 in sizes else max(sizes), model_sizes=tuple(sizes))
-
-
-def _lookahead(args: argparse.Namespace, models: Sequence[VideoModel]) -> int:
-    """Frames encoded together: several keep a GPU busy, a CPU is busy with one."""
-    if args.lookahead is not None:
-        return args.lookahead
-    return GPU_LOOKAHEAD if any(model.device.type == "cuda" for model in models) else 1
-
-
-def _load(args: argparse.Namespace, processes: Processes) -> list[VideoModel]:
-    """The models. For the example, weights that can't be had are replaced by random ones, and that is said loudly."""
-    overrides = split_overrides(args.overrides)[0]
-    devices = args.devices or [processes.device(args.device)]
-    places = [devices[i % len(devices)] for i in range(len(args.models))]
-
-    def load(weights: str) -> list[VideoModel]:
-        return [
-            _model(name, weights, place, args.precision, args.overrides) for name, place in zip(args.models, places)
-        ]
-
-    try:
-        return load(args.weights)
-    except ValueError as error:
-        chosen = args.weights != "auto" or any(item.startswith("weights.") for item in overrides)
-        if chosen or not _is_example(args):
-            raise
-        for name in args.models:
-            if name not in SAM2_MODELS:
-                model_config(name, overrides)  # what is wrong with the model itself stays an error
-        log.warning("%s", error)
-        log.warning("going on with RANDOM weights: what follows shows that the program runs, not what it can do")
-    args.weights = "none"
-    return load("none")
-
-
-def _model(name: str, weights: str, place: Any, precision: str, overrides: Sequence[str]) -> VideoModel:
-    if name in SAM2_MODELS:
-        return load_sam2(name, weights, place, precision, of_sam2(overrides))
-    return load_model(name, weights, place, precision, split_overrides(overrides)[0])
-
-
-def of_sam2(overrides: Sequence[str]) -> list[str]:
-    """The `key=value` items that are about SAM 2: those of `model.`, in hydra's grammar."""
-    return [item for item in overrides if item.lstrip("+~").startswith("model.")]
-
-
-def _settings(args: argparse.Namespace, models: Sequence[VideoModel]) -> Report:
-    """What, beside the run's options, decides the masks."""
-    each = [_settings_of(args, name, model) for name, model in zip(args.models, models)]
-    return each[0] if len(each) == 1 else {"members": each}
-
-
-def _settings_of(args: argparse.Namespace, name: str, model: VideoModel) -> Report:
-    """Of one model."""
-    named = args.weights == "none" or (args.weights == "auto" and not is_checkpoint(name))
-    facts = {"precision": str(model.precision).removeprefix("torch."), "device": model.device.type}
-    if isinstance(model, Sam2Model):
-        file = model.loaded_from
-        weights = args.weights if named or file is None else f"sha256 {digest(file, 'sha256')}"
-        return {"model": {"name": name, "overrides": of_sam2(args.overrides)}, "weights": weights, **facts}
-    config = to_dict(model.config)
-    sources = config.pop("weights")
-    start = {"warm_start": f"sha256 {digest(Path(path), 'sha256')}"} if (path := sources["warm_start"]) else {}
-    return {
-        "model": config,
-        "weights": args.weights
-        if named or model.loaded_from is None
-        else f"sha256 {digest(model.loaded_from, 'sha256')}",
-        "encoders": {part: f"sha256 {file.sha256}" for part, file in model.frozen_files.items()} | start,
-        **facts,
-    }
-
-
 # -------------------------------------------------------------------------------------------------------- reporting
 def _in_order(records: Sequence[VideoRecord], reports: Sequence[Report]) -> list[Report]:
     """One report for each record."""
@@ -476,22 +341,6 @@ def _summary(
         "device": "; ".join(dict.fromkeys(device_name(model.device) for model in models)),
         "videos": videos,
     }
-
-
-def device_name(device: torch.device) -> str:
-    """A device as people call it."""
-    return f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what results depend on."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found
 
 
 def _print_score(output: Path) -> None:

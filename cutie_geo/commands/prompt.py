@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from cutie_geo.commands.infer import DEFAULT_MODEL, DEFAULT_SIZE, add_prompts, load_prompter, prompts_of
+from cutie_geo.commands.infer import DEFAULT_MODEL, DEFAULT_SIZE
+from cutie_geo.commands.prompting import add_prompts, load_prompter, prompts_of
 from cutie_geo.config import require
 from cutie_geo.data.background import atomic_write
 from cutie_geo.data.masks import write_labels

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, GradScalerKwargs, InitProcessGroupKwargs, set_seed
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cutie_geo.commands.infer import versions
+from cutie_geo.commands.models import versions
 from cutie_geo.commands.training_run import (
     TRACKERS,
     RunFolder,

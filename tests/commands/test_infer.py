@@ -32,7 +32,7 @@ from toy_videos import (
 
 from cutie_geo import progress
 from cutie_geo.__main__ import main, run_one
-from cutie_geo.commands import infer
+from cutie_geo.commands import infer, models
 from cutie_geo.data.example import example_masks
 from cutie_geo.data.masks import read_probs
 from cutie_geo.inference import one_video
@@ -60,7 +60,7 @@ def load_once() -> Callable[..., object]:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_once: Callable[..., object]) -> Run:
     """infer.py in this process with a small model; results in `out` unless said otherwise."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(infer, "load_model", load_once)
+    monkeypatch.setattr(models, "load_model", load_once)
     options = tiny_options(tmp_path)
 
     def call(*argv: object) -> int:
@@ -749,7 +749,7 @@ def test_without_arguments_the_example_is_segmented_and_scored(
             raise ValueError("can't be downloaded")
         return original(name, weights, *rest)
 
-    monkeypatch.setattr(infer, "load_model", offline)
+    monkeypatch.setattr(models, "load_model", offline)
     small = ["--model", tiny_options(tmp_path)[1], "--device", "cpu", "--precision", "fp32", "--size", "48"]
     assert run_one("infer", [*small, "--output", "out"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -776,7 +776,7 @@ def test_weights_that_cannot_be_had_are_an_error_for_one_s_own_videos(
     def offline(*_: str) -> None:
         raise ValueError("can't be downloaded")
 
-    monkeypatch.setattr(infer, "load_model", offline)
+    monkeypatch.setattr(models, "load_model", offline)
     assert run_one("infer", one_video_of(tmp_path)) == 2
     assert only_error(capsys) == "error: can't be downloaded"
 

@@ -169,7 +169,7 @@ def test_frames_with_prompts_want_a_prompter(geo: CutieGeo) -> None:
 @pytest.fixture
 def small_sam2(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real programs with the small SAM 2 instead of the large one's random weights."""
-    monkeypatch.setattr("cutie_geo.commands.infer.load_sam2", lambda *args: sam2())
+    monkeypatch.setattr("cutie_geo.commands.prompting.load_sam2", lambda *args: sam2())
 
 
 def written(folder: Path) -> Path:

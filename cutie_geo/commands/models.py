@@ -1,0 +1,135 @@
+"""Which models a command runs: loading them, the size of their frames, and what is said of them and of the machine."""
+
+import argparse
+import logging
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cutie_geo.commands.processes import Processes
+from cutie_geo.config import model_config, split_overrides, to_dict
+from cutie_geo.inference.methods import VideoModel
+from cutie_geo.inference.options import RunOptions
+from cutie_geo.inference.results import Report
+from cutie_geo.model.load import is_checkpoint, load_model
+from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model, load_sam2
+from cutie_geo.model.weights import digest
+
+log = logging.getLogger(__name__)
+
+GPU_LOOKAHEAD = 4
+VERSIONS = (
+    "cutie_geo",
+    "torch",
+    "timm",
+    "sam2",
+    "transformers",
+    "accelerate",
+    "av",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+)
+
+
+def sized(args: argparse.Namespace, models: Sequence[VideoModel], options: RunOptions) -> RunOptions:
+    """Options with the size of frames that the models are for, unless the user names one."""
+    # SAM 2 stretches frames to its own square: shrinking them before would only lose what is in them
+    sizes = [-1 if isinstance(model, Sam2Model) else model.config.frame_size or options.size for model in models]
+    if args.size is not None or set(sizes) == {options.size}:
+        return options
+    if len(set(sizes)) == 1:
+        return replace(options, size=sizes[0])
+    return replace(options, size=-1 if -1 in sizes else max(sizes), model_sizes=tuple(sizes))
+
+
+def lookahead(args: argparse.Namespace, models: Sequence[VideoModel]) -> int:
+    """Frames encoded together: several keep a GPU busy, a CPU is busy with one."""
+    if args.lookahead is not None:
+        return args.lookahead
+    return GPU_LOOKAHEAD if any(model.device.type == "cuda" for model in models) else 1
+
+
+def load_models(args: argparse.Namespace, processes: Processes, example: bool) -> list[VideoModel]:
+    """The models. For the example, weights that can't be had are replaced by random ones, and that is said loudly."""
+    overrides = split_overrides(args.overrides)[0]
+    devices = args.devices or [processes.device(args.device)]
+    places = [devices[i % len(devices)] for i in range(len(args.models))]
+
+    def load(weights: str) -> list[VideoModel]:
+        return [
+            _model(name, weights, place, args.precision, args.overrides) for name, place in zip(args.models, places)
+        ]
+
+    try:
+        return load(args.weights)
+    except ValueError as error:
+        chosen = args.weights != "auto" or any(item.startswith("weights.") for item in overrides)
+        if chosen or not example:
+            raise
+        for name in args.models:
+            if name not in SAM2_MODELS:
+                model_config(name, overrides)  # what is wrong with the model itself stays an error
+        log.warning("%s", error)
+        log.warning("going on with RANDOM weights: what follows shows that the program runs, not what it can do")
+    args.weights = "none"
+    return load("none")
+
+
+def _model(name: str, weights: str, place: Any, precision: str, overrides: Sequence[str]) -> VideoModel:
+    if name in SAM2_MODELS:
+        return load_sam2(name, weights, place, precision, of_sam2(overrides))
+    return load_model(name, weights, place, precision, split_overrides(overrides)[0])
+
+
+def of_sam2(overrides: Sequence[str]) -> list[str]:
+    """The `key=value` items that are about SAM 2: those of `model.`, in hydra's grammar."""
+    return [item for item in overrides if item.lstrip("+~").startswith("model.")]
+
+
+def settings_of(args: argparse.Namespace, models: Sequence[VideoModel]) -> Report:
+    """What, beside the run's options, decides the masks."""
+    each = [_settings_of_one(args, name, model) for name, model in zip(args.models, models)]
+    return each[0] if len(each) == 1 else {"members": each}
+
+
+def _settings_of_one(args: argparse.Namespace, name: str, model: VideoModel) -> Report:
+    """Of one model."""
+    named = args.weights == "none" or (args.weights == "auto" and not is_checkpoint(name))
+    facts = {"precision": str(model.precision).removeprefix("torch."), "device": model.device.type}
+    if isinstance(model, Sam2Model):
+        file = model.loaded_from
+        weights = args.weights if named or file is None else f"sha256 {digest(file, 'sha256')}"
+        return {"model": {"name": name, "overrides": of_sam2(args.overrides)}, "weights": weights, **facts}
+    config = to_dict(model.config)
+    sources = config.pop("weights")
+    start = {"warm_start": f"sha256 {digest(Path(path), 'sha256')}"} if (path := sources["warm_start"]) else {}
+    return {
+        "model": config,
+        "weights": args.weights
+        if named or model.loaded_from is None
+        else f"sha256 {digest(model.loaded_from, 'sha256')}",
+        "encoders": {part: f"sha256 {file.sha256}" for part, file in model.frozen_files.items()} | start,
+        **facts,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """A device as people call it."""
+    return f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what results depend on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
