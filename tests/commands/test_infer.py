@@ -742,7 +742,7 @@ def test_a_model_saved_as_a_folder_is_a_model(geo: list[str], tmp_path: Path):
 def test_without_arguments_the_example_is_segmented_and_scored(
     run: Run, tmp_path: Path, capsys: Said, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    original = infer.load_model
+    original = models.load_model
 
     def offline(name: str, weights: str, *rest: str) -> object:
         if weights == "auto":
