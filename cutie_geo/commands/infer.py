@@ -19,6 +19,7 @@ from cutie_geo.commands.processes import Processes
 from cutie_geo.config import (
     TrackerConfig,
     build,
+    is_hydra,
     merge,
     model_config,
     parse_overrides,
@@ -402,7 +403,7 @@ def _model(name: str, weights: str, place: Any, precision: str, overrides: Seque
 
 def of_sam2(overrides: Sequence[str]) -> list[str]:
     """The `key=value` items that are about SAM 2: those of `model.`, in hydra's grammar."""
-    return [item for item in overrides if item.lstrip("+~").startswith("model.")]
+    return [item for item in overrides if is_hydra(item)]
 
 
 def _settings(args: argparse.Namespace, models: Sequence[VideoModel]) -> Report:
