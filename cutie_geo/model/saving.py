@@ -3,8 +3,8 @@
     model.safetensors   trained tensors; its header repeats config.json, so that the file is enough by itself
     config.json         {"format": 1, "model": configuration, "frozen": {part: {"name": file, "sha256": digest}}}
 
-A fine-tuned SAM 2 is described by {"format": 1, "sam2": {"name": model, "overrides": changes in hydra's grammar}}, and its
-tensors have the names that they have in the `sam2` package.
+A fine-tuned SAM 2 is described by {"format": 1, "sam2": {"name": model, "overrides": changes in hydra's grammar}}, and
+its tensors have the names that they have in the `sam2` package.
 
 Frozen encoders are named, not stored: their files are large, and under licences of their own. A part that was never
 loaded from a file is stored.
@@ -162,7 +162,7 @@ def read_description(path: Path) -> Description | None:
     require(made_by == FORMAT, f"{path}: format {made_by!r}, wanted {FORMAT}; a newer cutie_geo may read it")
     require(
         SAM2_ENTRY not in content,
-        f"{path}: a fine-tuned SAM 2, which has no place in this model; infer.py takes it as --model NAME --weights FILE",
+        f"{path}: a fine-tuned SAM 2, wanted our own model; infer.py takes it as --model NAME --weights {path}",
     )
     missing = [name for name in ("model", "frozen") if not isinstance(content.get(name), dict)]
     require(not missing, f"{path}: damaged description, no {' and no '.join(missing)} in it")

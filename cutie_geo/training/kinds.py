@@ -1,17 +1,17 @@
 """The kinds of networks that the loop trains, and all that differs between them."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from cutie_geo.config import Sam2Config, TrainConfig, require, to_dict
+from cutie_geo.model import saving
 from cutie_geo.model.load import load_model
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model, load_sam2
-from cutie_geo.model.saving import require_plain, save_checkpoint, save_sam2
 from cutie_geo.structures import ClipBatch
 from cutie_geo.training import losses as cutie_losses
 from cutie_geo.training.draws import generators
@@ -24,10 +24,14 @@ from cutie_geo.training.unroll import ClipUnroll, Unrolled
 Network = CutieGeo | Sam2Model
 Said = Unrolled | Sam2Unrolled
 """What a network says about a batch; `logits` (B, S, N1, H, W) are those of its masks."""
+OF_CLICKS = ("sam_mask_decoder.output_hypernetworks_mlps.0.", "sam_prompt_encoder.point_embeddings.")
+"""What tells clicks apart, and what makes the one mask that SAM 2 gives after several. With masks as prompts it chooses
+among three others: nothing would change these weights but their decay."""
 PROBE_SIDE = 64
 """Pixels of the clip that finds out which weights Cutie's features need."""
 
 
+@runtime_checkable
 class Kind(Protocol):
     """All that the loop doesn't know about the network that it trains."""
 
@@ -114,7 +118,7 @@ class CutieKind:
 
     def save(self, model: CutieGeo, folder: Path, last: bool = False) -> None:
         """The last is like the others."""
-        save_checkpoint(model, folder)
+        saving.save_checkpoint(model, folder)
 
     def describe(self, model: CutieGeo) -> dict[str, Any]:
         """Without the files that it was loaded from."""
@@ -132,14 +136,14 @@ class Sam2Kind:
         """Published weights, those of a stage before, or random ones; `sam2.freeze` stays as it is."""
         require(weights != "encoders", f"--weights encoders: {config.model} is published whole; wanted auto, none, a "
                 "checkpoint, or start: published")  # fmt: skip
-        require_plain(options, config.model)
-        return _frozen(load_sam2(config.model, weights, device, precision, options), config)
+        saving.require_plain(options, config.model)
+        return freeze_parts(load_sam2(config.model, weights, device, precision, options), config)
 
     def reload(
         self, config: TrainConfig, folder: Path, device: torch.device, precision: str, options: list[str]
     ) -> Network:
         """The checkpoint asks for the changes of the configuration itself."""
-        return _frozen(load_sam2(config.model, folder, device, precision), config)
+        return freeze_parts(load_sam2(config.model, folder, device, precision), config)
 
     def require_fit(self, model: Sam2Model, config: TrainConfig) -> None:
         """Frames are squares of the side that its positions are for."""
@@ -166,7 +170,7 @@ class Sam2Kind:
 
     def save(self, model: Sam2Model, folder: Path, last: bool = False) -> None:
         """The last also as the `sam2` package reads it."""
-        save_sam2(model, folder, package_file=last)
+        saving.save_sam2(model, folder, package_file=last)
 
     def describe(self, model: Sam2Model) -> dict[str, Any]:
         """What it takes to build it."""
@@ -191,16 +195,26 @@ def batch_losses(
     return kind_of(config).losses(said, batch, config, device)
 
 
+def save_checkpoint(model: Network, folder: Path, config: TrainConfig) -> None:
+    """Write a network to a folder that loads as a model. Raises OSError."""
+    kind_of(config).save(model, folder)
+
+
 def _settings(config: TrainConfig) -> Sam2Config:
     return config.sam2 or Sam2Config()
 
 
-def _frozen(model: Sam2Model, config: TrainConfig) -> Sam2Model:
-    """The model with `sam2.freeze` frozen. Raises ValueError for a start of no name."""
+def freeze_parts(model: Sam2Model, config: TrainConfig) -> Sam2Model:
+    """The model with `sam2.freeze` frozen, and what a mask prompt never uses.
+
+    Raises ValueError for a start of no name, and if nothing is left to train.
+    """
     names = [name for name, _ in model.network.named_parameters()]
-    for start in _settings(config).freeze:
+    for start in (*_settings(config).freeze, *OF_CLICKS):
         chosen = [name for name in names if name.startswith(start)]
         require(bool(chosen), f"sam2.freeze: {model.name} has no weights {start}...")
         for name in chosen:
             model.network.get_parameter(name).requires_grad_(False)
+    left = any(weight.requires_grad for weight in model.network.parameters())
+    require(left, f"sam2.freeze: got {', '.join(_settings(config).freeze)!r}, which leaves nothing to train")
     return model

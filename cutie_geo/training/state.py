@@ -24,7 +24,7 @@ from torch import Tensor
 from cutie_geo.config import TrainConfig, require, to_dict
 from cutie_geo.model.load import load_model
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.training.kinds import Network, kind_of
+from cutie_geo.training.kinds import Network, save_checkpoint
 from cutie_geo.training.optimiser import MovingAverage
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def checkpoint_bytes(state: TrainState) -> int:
 def _write(state: TrainState, config: TrainConfig, folder: Path) -> None:
     """The files of a checkpoint, on the disk and not only in its cache when this returns."""
     with offered_weights(state):
-        kind_of(config).save(state.model, folder)
+        save_checkpoint(state.model, folder, config)
     if state.average is not None:
         save_file({name: weight.detach().contiguous() for name, weight in state.trained().items()},
                   folder / TRAINED_FILE)  # fmt: skip
