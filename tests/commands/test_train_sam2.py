@@ -91,7 +91,7 @@ def test_epochs_are_steps_and_a_run_leaves_a_log_pictures_and_a_model(final: Pat
 
 
 def test_a_run_that_lost_its_last_steps_goes_on_to_the_bit(
-    undisturbed: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    undisturbed: tuple[list[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Stopped after its first checkpoint, with dropout to come."""
     arguments, output = undisturbed
@@ -101,10 +101,8 @@ def test_a_run_that_lost_its_last_steps_goes_on_to_the_bit(
     half.symlink_to(first)
     (run_folder(tmp_path) / "log.jsonl").write_text((run_folder(output) / "log.jsonl").read_text())
     assert run_one("train", [*arguments, "--output", str(tmp_path)]) == 0
-    assert "going on from step 2" in capsys.readouterr().err
+    assert "going on from step 2" in caplog.text
     assert same(outcome(tmp_path), outcome(output))
-    assert run_one("train", [*arguments, "--output", str(tmp_path)]) == 0
-    assert "all 6 steps are done" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -149,12 +147,14 @@ def test_the_package_loads_what_was_trained_and_gives_the_same_masks(final: Path
     images, labels = video(4, tmp_path)
     stock = Stock(tiny_sam2(), tmp_path)
     stock.network = theirs
+    stock.see(tuned.encode(image[None])[0].image for image in images)
     stock.give(0, labels[0], [1, 2])
     tracker = Sam2Tracker(tuned, num_frames=4)
     given = torch.where(labels[0] <= 2, labels[0], 0)
     for t, wanted in enumerate(stock.follow(0, 4)):
         found = tracker.step_logits(images[t], given if t == 0 else None)
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+        assert wanted.std() > 0.01, "masks that say nothing are all the same"
 
 
 def test_infer_takes_the_folder_or_the_file(final: Path, tmp_path: Path) -> None:
