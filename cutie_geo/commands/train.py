@@ -39,7 +39,7 @@ from cutie_geo.config import (
 from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, fingerprint
 from cutie_geo.model.encoder import FusedEncoder
 from cutie_geo.model.feature_cache import FeatureCache
-from cutie_geo.model.load import load_model, resolve_precision
+from cutie_geo.model.load import resolve_precision
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.sam2 import Sam2Model
 from cutie_geo.structures import ClipBatch
@@ -193,13 +193,14 @@ def run_root(args: argparse.Namespace, config: TrainConfig) -> Path:
 # ---------------------------------------------------------------------------------------------------------------- plan
 def _dry_run(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator) -> int:
     processes = args.processes or accelerator.num_processes
-    parts = processes * config.accumulate
+    config, parts = _with_steps(args, config), processes * config.accumulate
     require(config.batch % parts == 0, f"batch: got {config.batch}, wanted a multiple of {parts} parts")
     precision = "bf16" if config.precision == "auto" else config.precision
-    level = logging.getLogger("cutie_geo.model.load").level
-    logging.getLogger("cutie_geo.model.load").setLevel(logging.ERROR)  # random weights are no news here
-    model = load_model(config.model, "none", "cpu", "fp32", _model_options(args, config, with_files=False))
-    logging.getLogger("cutie_geo.model.load").setLevel(level)
+    level = logging.getLogger("cutie_geo.model").level
+    logging.getLogger("cutie_geo.model").setLevel(logging.ERROR)  # random weights are no news here
+    options = _model_options(args, config, with_files=False)
+    model = kind_of(config).load(config, "none", torch.device("cpu"), "fp32", options)
+    logging.getLogger("cutie_geo.model").setLevel(level)
     model.precision = resolve_precision(precision, torch.device("cpu"))
     if accelerator.is_main_process:
         print("\n".join(make_plan(model, config, processes).lines()))

@@ -105,6 +105,14 @@ def test_a_run_that_lost_its_last_steps_goes_on_to_the_bit(
     assert same(outcome(tmp_path), outcome(output))
 
 
+def test_a_dry_run_prints_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_one("train", [*write_stage(tmp_path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    for words in ("steps: 6 of 2 clips", "rest: ", "rate x0.6, decay 0", "encoder.block0: ", "not counted"):
+        assert words in told
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path) -> None:
     arguments = write_stage(tmp_path, epochs=8)
