@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cutie_geo.commands.processes import Processes
-from cutie_geo.config import model_config, split_overrides, to_dict
+from cutie_geo.config import is_hydra, model_config, split_overrides, to_dict
 from cutie_geo.inference.methods import VideoModel
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import Report
@@ -89,7 +89,7 @@ def _model(name: str, weights: str, place: Any, precision: str, overrides: Seque
 
 def of_sam2(overrides: Sequence[str]) -> list[str]:
     """The `key=value` items that are about SAM 2: those of `model.`, in hydra's grammar."""
-    return [item for item in overrides if item.lstrip("+~").startswith("model.")]
+    return [item for item in overrides if is_hydra(item)]
 
 
 def settings_of(args: argparse.Namespace, models: Sequence[VideoModel]) -> Report:

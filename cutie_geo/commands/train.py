@@ -39,24 +39,22 @@ from cutie_geo.config import (
 from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, fingerprint
 from cutie_geo.model.encoder import FusedEncoder
 from cutie_geo.model.feature_cache import FeatureCache
-from cutie_geo.model.load import load_model, resolve_precision
+from cutie_geo.model.load import resolve_precision
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.model.saving import save_checkpoint
+from cutie_geo.model.sam2 import Sam2Model
 from cutie_geo.structures import ClipBatch
-from cutie_geo.training.draws import generators
-from cutie_geo.training.losses import batch_losses
-from cutie_geo.training.optimiser import MovingAverage, build_optimiser, groups
+from cutie_geo.training.kinds import Network, kind_of
+from cutie_geo.training.optimiser import MovingAverage, build_optimiser
 from cutie_geo.training.plan import make_plan
 from cutie_geo.training.stage import prepare, unreached
 from cutie_geo.training.state import (
     TrainState,
-    load_trained,
     offered_weights,
     read_state,
     require_same,
     restore,
+    take_trained,
 )
-from cutie_geo.training.unroll import unroll
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +68,6 @@ GPU_WORKERS, CPU_WORKERS = 4, 1
 """Processes that draw clips, for each process that trains."""
 FROZEN_FILES = ("weights.vision=", "weights.geometry=")
 """Settings that name files of encoders, which a checkpoint may not hold."""
-PROBE_SIDE = 64
-"""Pixels of the clip that finds out which weights the features need."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,19 +186,21 @@ def _share_cores(args: argparse.Namespace, accelerator: Accelerator) -> None:
 
 def run_root(args: argparse.Namespace, config: TrainConfig) -> Path:
     """The folder of this run."""
-    return args.output / Path(config.model).stem / config.stage
+    path = Path(config.model)  # a model's name may have dots in it, such as sam2.1-hiera-tiny
+    return args.output / (path.stem if path.suffix in (".yaml", ".yml") else path.name) / config.stage
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan
 def _dry_run(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator) -> int:
     processes = args.processes or accelerator.num_processes
-    parts = processes * config.accumulate
+    config, parts = _with_steps(args, config), processes * config.accumulate
     require(config.batch % parts == 0, f"batch: got {config.batch}, wanted a multiple of {parts} parts")
     precision = "bf16" if config.precision == "auto" else config.precision
-    level = logging.getLogger("cutie_geo.model.load").level
-    logging.getLogger("cutie_geo.model.load").setLevel(logging.ERROR)  # random weights are no news here
-    model = load_model(config.model, "none", "cpu", "fp32", _model_options(args, config, with_files=False))
-    logging.getLogger("cutie_geo.model.load").setLevel(level)
+    level = logging.getLogger("cutie_geo.model").level
+    logging.getLogger("cutie_geo.model").setLevel(logging.ERROR)  # random weights are no news here
+    options = _model_options(args, config, with_files=False)
+    model = kind_of(config).load(config, "none", torch.device("cpu"), "fp32", options)
+    logging.getLogger("cutie_geo.model").setLevel(level)
     model.precision = resolve_precision(precision, torch.device("cpu"))
     if accelerator.is_main_process:
         print("\n".join(make_plan(model, config, processes).lines()))
@@ -211,6 +209,7 @@ def _dry_run(args: argparse.Namespace, config: TrainConfig, accelerator: Acceler
 
 # ------------------------------------------------------------------------------------------------------------ training
 def _train(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator) -> int:
+    config = _with_steps(args, config)
     folder = RunFolder(run_root(args, config))
     checkpoint = _checkpoint(args, folder)
     content = None if checkpoint is None else read_state(checkpoint)
@@ -248,12 +247,19 @@ def _train(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerat
         done = stage.train(batches) if state.step < config.steps else True
     if accelerator.is_main_process and done:
         with offered_weights(state):
-            save_checkpoint(model, folder.final)
+            kind_of(config).save(model, folder.final, last=True)
         print(f"{config.stage}: {config.steps} steps done; the model is in {folder.final}")
     accelerator.end_training()
     if not done and accelerator.is_main_process:
         print(f"stopped and saved at step {state.step} of {config.steps}; the same command goes on there")
     return 0 if done else run.stop.status or 143
+
+
+def _with_steps(args: argparse.Namespace, config: TrainConfig) -> TrainConfig:
+    """The stage with its epochs, if it counts these, as steps. Raises ValueError for data that isn't there."""
+    if config.epochs is None:
+        return config
+    return config.with_steps(sum(len(source) for source in build_sources(config.data, config.clips, args.data_root)))
 
 
 def _is_finished(folder: RunFolder, config: TrainConfig, content: dict[str, Any] | None) -> bool:
@@ -292,29 +298,39 @@ def _model_options(args: argparse.Namespace, config: TrainConfig, with_files: bo
     return [*config.model_options, *(files if with_files else [])]
 
 
-def _model(
-    args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator, checkpoint: Path | None
-) -> CutieGeo:
+def _model(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator, checkpoint: Path | None) -> Network:
     """The network at the start, or at a checkpoint. Raises ValueError for weights that aren't there or don't fit."""
+    kind = kind_of(config)
     half = resolve_precision(config.precision, accelerator.device)
     precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[half]
     options = _model_options(args, config)
     with accelerator.main_process_first():  # one downloads, the others find it there
         if checkpoint is not None:
             files = [item for item in options if item.startswith(FROZEN_FILES)]
-            model = load_trained(checkpoint, accelerator.device, precision, files)
+            model = kind.reload(config, checkpoint, accelerator.device, precision, files)
+            take_trained(model, checkpoint)
         else:
-            model = load_model(config.model, _weights(args, config), accelerator.device, precision, options)
-    multiple = model.multiple
-    require(config.clips.crop % multiple == 0, f"clips.crop: got {config.clips.crop}, wanted a multiple of {multiple}")
+            model = kind.load(config, _weights(args, config), accelerator.device, precision, options)
+    kind.require_fit(model, config)
     for name in unreached(model, partial(_probe, model, config)):
         model.get_parameter(name).requires_grad_(False)
         log.info("%s: not needed for features, stays as it is", name)
+    _prepare_for_speed(model, args, config)
+    return model
+
+
+def _prepare_for_speed(model: Network, args: argparse.Namespace, config: TrainConfig) -> None:
+    """What --cache-features and --compile ask for. Raises ValueError where it can't be done."""
+    if isinstance(model, Sam2Model):
+        asked = [
+            name for name, given in (("--cache-features", args.cache_features), ("--compile", args.compile)) if given
+        ]
+        require(not asked, f"{', '.join(asked)}: got {config.model}, wanted a model of Cutie's kind")
+        return
     if args.cache_features is not None:
         _cache_features(model, config, args.cache_features)
     if args.compile:
         model.compile_parts()
-    return model
 
 
 def _weights(args: argparse.Namespace, config: TrainConfig) -> str:
@@ -332,21 +348,22 @@ def _weights(args: argparse.Namespace, config: TrainConfig) -> str:
     return str(before)
 
 
-def _probe(model: CutieGeo, config: TrainConfig) -> torch.Tensor:
+def _probe(model: Network, config: TrainConfig) -> torch.Tensor:
     """The loss of a small clip of noise: it has a gradient for every weight that training reaches."""
-    draws = torch.Generator().manual_seed(0)
-    images = torch.rand(1, 3, 3, PROBE_SIDE, PROBE_SIDE, generator=draws).to(model.device)
-    labels = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, dtype=torch.long, device=model.device)
-    labels[:, :, 16:48, 16:48] = 1
+    kind, draws = kind_of(config), torch.Generator().manual_seed(0)
+    side = kind.probe_side(model)
+    images = torch.rand(1, 3, 3, side, side, generator=draws).to(model.device)
+    labels = torch.zeros(1, 3, side, side, dtype=torch.long, device=model.device)
+    labels[:, :, side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = 1
     batch = ClipBatch(images, labels, torch.tensor([1]), torch.tensor([0]), ("probe",), distance=1 + images[:, :, 0])
     with model.autocast():
-        said = unroll(model, batch, config.unroll, [True] * 3, config.loss.depth_weight > 0)
-    losses, _ = batch_losses(said, batch, config.loss, generators([0], model.device))
+        said = kind.module(model, config)(batch, [True] * 3)
+    losses, _ = kind.losses(said, batch, config, model.device)
     return losses["total"]
 
 
-def _state(config: TrainConfig, model: CutieGeo) -> TrainState:
-    found = groups(model, config.optimiser)
+def _state(config: TrainConfig, model: Network) -> TrainState:
+    found = kind_of(config).groups(model, config)
     optimiser = build_optimiser(found, config.optimiser, model.precision != torch.float32)
     state = TrainState(model, optimiser)
     if config.optimiser.ema:
@@ -378,7 +395,7 @@ def _weights_digest(part: torch.nn.Module) -> str:
 
 
 def _facts(
-    args: argparse.Namespace, config: TrainConfig, model: CutieGeo, dataset: ClipDataset, accelerator: Accelerator
+    args: argparse.Namespace, config: TrainConfig, model: Network, dataset: ClipDataset, accelerator: Accelerator
 ) -> dict[str, Any]:
     """What else decides what comes of a run."""
     program, *arguments = args.command_line

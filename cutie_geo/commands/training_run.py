@@ -24,15 +24,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from cutie_geo.commands.validation import Validation, summary
-from cutie_geo.config import TrainConfig, to_dict
+from cutie_geo.config import TrainConfig
 from cutie_geo.data.background import atomic_write
 from cutie_geo.data.overlay import draw
 from cutie_geo.inference.one_video import peak_memory
 from cutie_geo.progress import progress
 from cutie_geo.structures import ClipBatch
+from cutie_geo.training.kinds import Said, kind_of
 from cutie_geo.training.stage import StepReport
 from cutie_geo.training.state import Checkpoints, TrainState, offered_weights, to_plain
-from cutie_geo.training.unroll import Unrolled, unit_range
+from cutie_geo.training.unroll import unit_range
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +239,7 @@ class TrainingRun:
         self._seconds, self._waited, self._clips = 0.0, 0.0, 0
         self._track(step, losses | others | speed)
 
-    def on_pictures(self, step: int, batch: ClipBatch, said: Unrolled) -> None:
+    def on_pictures(self, step: int, batch: ClipBatch, said: Said) -> None:
         """The first clip's truth and prediction, frame by frame."""
         if not self.accelerator.is_main_process:
             return
@@ -320,7 +321,7 @@ class TrainingRun:
             log.warning("%s: %s", error.filename, error.strerror)
 
 
-def contact_sheet(batch: ClipBatch, said: Unrolled) -> UInt8[np.ndarray, "H W 3"]:
+def contact_sheet(batch: ClipBatch, said: Said) -> UInt8[np.ndarray, "H W 3"]:
     """Frames of a batch's first clip, after its first: the truth above, the prediction below."""
     frames = unit_range(batch.images[:1])[0, 1:].float().mul(255).byte().permute(0, 2, 3, 1).cpu().numpy()
     truth = batch.labels[0, 1:].cpu().numpy().astype(np.int32)
@@ -339,6 +340,4 @@ def _tile(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 def resolved(config: TrainConfig, model: Any) -> dict[str, Any]:
     """All settings of a run, those of its network included, as plain values."""
-    network = to_dict(model.config)
-    network.pop("weights")
-    return {"training": to_plain(config), "model": network}
+    return {"training": to_plain(config), "model": kind_of(config).describe(model)}

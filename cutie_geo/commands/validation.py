@@ -16,9 +16,11 @@ from cutie_geo.data.masks import object_ids, read_labels
 from cutie_geo.data.render import SceneConfig, render_clip
 from cutie_geo.data.video import read_image, resize_shorter, to_tensor
 from cutie_geo.evaluation.metrics import Score, mean_score, score_frames
+from cutie_geo.inference.methods import VideoModel
+from cutie_geo.inference.sam2_tracker import Sam2Tracker
 from cutie_geo.inference.segment import Segmenter
 from cutie_geo.inference.tracker import Tracker
-from cutie_geo.model.network import CutieGeo
+from cutie_geo.model.sam2 import Sam2Model
 from cutie_geo.ops import bilinear, nearest_labels
 
 
@@ -69,7 +71,7 @@ class Validation:
                 clip = render_clip(seed, scene)
                 yield TruthVideo(f"rendered/{seed}", list(clip.images), [x.astype(np.int32) for x in clip.labels])
 
-    def score(self, model: CutieGeo, share: slice = slice(None)) -> dict[str, tuple[float, ...]]:
+    def score(self, model: VideoModel, share: slice = slice(None)) -> dict[str, tuple[float, ...]]:
         """(J, F, and J&F of the two floors) of the videos in `share` of the order, by name, from 0 to 1."""
         wanted = set(self.names[share])
         scores = {}
@@ -78,7 +80,7 @@ class Validation:
         try:
             for video in self:
                 if video.name in wanted:
-                    score = self._score(Tracker(model), video)
+                    score = self._score(_tracker(model), video)
                     if video.name not in self._floors:
                         floors = (self._score(floor, video).j_and_f for floor in (CopyMask(), FlowMask()))
                         self._floors[video.name] = (next(floors), next(floors))
@@ -89,6 +91,10 @@ class Validation:
 
     def _score(self, segmenter: Segmenter, video: TruthVideo) -> Score:
         return mean_score(score_frames(video.labels, segment(segmenter, video, self.config.size)))
+
+
+def _tracker(model: VideoModel) -> Segmenter:
+    return Sam2Tracker(model) if isinstance(model, Sam2Model) else Tracker(model)
 
 
 def summary(scores: dict[str, tuple[float, ...]]) -> ValidationScore:

@@ -4,6 +4,7 @@ from cutie_geo.config.loading import build, merge, parse_overrides, read_yaml, r
 from cutie_geo.config.model import EncoderConfig, ModelConfig, WeightsConfig
 from cutie_geo.config.presets import (
     config_root,
+    is_hydra,
     model_config,
     preset_names,
     split_overrides,
@@ -16,6 +17,7 @@ from cutie_geo.config.training import (
     ImageAugmentConfig,
     LossConfig,
     OptimiserConfig,
+    Sam2Config,
     SourceConfig,
     TrainConfig,
     UnrollConfig,
@@ -31,6 +33,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimiserConfig",
+    "Sam2Config",
     "SourceConfig",
     "TrackerConfig",
     "TrainConfig",
@@ -40,6 +43,7 @@ __all__ = [
     "WeightsConfig",
     "build",
     "config_root",
+    "is_hydra",
     "merge",
     "model_config",
     "parse_overrides",

@@ -43,6 +43,11 @@ def split_overrides(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
     return of_model, [item for item in items if item not in of_model]
 
 
+def is_hydra(item: str) -> bool:
+    """Whether a `key=value` item changes SAM 2's own configuration, in hydra's grammar."""
+    return item.lstrip("+~").startswith("model.")
+
+
 # ---------------------------------------------------------------------------------------------------------- training
 BASE = "base"
 """In a file of training: the file whose settings it changes."""
@@ -60,7 +65,11 @@ def train_config(name: str, overrides: Iterable[str] = (), changes: dict[str, An
     Raises ValueError for a name that is neither, and for anything wrong inside.
     """
     of_model, of_stage = split_overrides(overrides)
-    content = merge(merge(_with_base(name, ()), changes or {}), parse_overrides(of_stage))
+    of_model += [item for item in of_stage if is_hydra(item)]
+    given = merge(changes or {}, parse_overrides(item for item in of_stage if not is_hydra(item)))
+    content = merge(_with_base(name, ()), given)
+    if "steps" in given and "epochs" not in given:
+        content["epochs"] = None
     options = [str(option) for option in content.pop("model_options", None) or []]
     content["model_options"] = (*options, *(option for option in of_model if not option.startswith("weights.")))
     return build(TrainConfig, content, Path(name).name)

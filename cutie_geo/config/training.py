@@ -1,6 +1,6 @@
 """Training: which clips, seen how, with which losses, for how long. Defaults are those of Cutie's main training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cutie_geo.config.loading import require
@@ -194,12 +194,42 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class Sam2Config:
+    """What only SAM 2 has when it is fine-tuned. Source: the configuration that its authors published for that,
+    sam2.1_hiera_b+_MOSE_finetune.yaml of the package."""
+
+    focal_weight: float = 20.0
+    dice_weight: float = 1.0
+    iou_weight: float = 1.0
+    """Weight of the loss of the IoUs that it predicts for its own masks."""
+    score_weight: float = 1.0
+    """Weight of the loss of its score for an object being in the frame at all."""
+    focal_alpha: float = 0.25
+    """Share that pixels of the object have in the focal loss."""
+    focal_gamma: float = 2.0
+    """How much less a pixel counts that is right already."""
+    layer_decay: float = 0.9
+    """Each block of the trunk learns this much more slowly than the one behind it; 1: all alike."""
+    freeze: tuple[str, ...] = ()
+    """Starts of the names of weights that stay as they are, such as image_encoder.trunk."""
+
+    def __post_init__(self) -> None:
+        for name in ("focal_weight", "dice_weight", "iou_weight", "score_weight", "focal_gamma"):
+            require(getattr(self, name) >= 0, f"{name}: got {getattr(self, name)}, wanted 0 or more")
+        require(self.focal_weight + self.dice_weight > 0, "focal_weight, dice_weight: got 0, wanted one above 0")
+        _share("focal_alpha", self.focal_alpha)
+        require(0 < self.layer_decay <= 1, f"layer_decay: got {self.layer_decay}, wanted more than 0 and at most 1")
+
+
+@dataclass(frozen=True)
 class OptimiserConfig:
     """AdamW, and how its learning rate changes. Source: Cutie specification, section 8.1."""
 
     learning_rate: float = 1e-4
     schedule: Literal["steps", "cosine"] = "steps"
-    """steps: divided by `factor` at each of `drops`; cosine: down to 0 at the last step."""
+    """steps: divided by `factor` at each of `drops`; cosine: down to `floor` at the last step."""
+    floor: float | None = None
+    """Where a cosine ends, as a share of where it starts. None: 0."""
     drops: tuple[float, ...] = (0.8, 0.92)
     """Shares of the steps at which the rate drops."""
     factor: float = 10.0
@@ -221,6 +251,7 @@ class OptimiserConfig:
         require(self.weight_decay >= 0, f"weight_decay: got {self.weight_decay}, wanted 0 or more")
         require(self.encoder_factor >= 0, f"encoder_factor: got {self.encoder_factor}, wanted 0 or more")
         require(self.warm_up >= 0, f"warm_up: got {self.warm_up}, wanted 0 or more steps")
+        _share("floor", self.floor or 0.0)
         require(0 <= self.ema < 1, f"ema: got {self.ema}, wanted 0 or more and less than 1")
         require(
             all(0 < share <= 1 for share in self.drops) and list(self.drops) == sorted(self.drops),
@@ -255,9 +286,11 @@ class TrainConfig:
     stage: str
     """Its name, in logs and folders."""
     model: str
-    """A preset of the model."""
-    steps: int
+    """A preset of the model, or a SAM 2."""
     data: tuple[SourceConfig, ...]
+    steps: int = 0
+    epochs: float | None = None
+    """In place of steps: how often all of the data is seen."""
     model_options: tuple[str, ...] = ()
     """key=value for the model, laid over the preset."""
     after: str = ""
@@ -275,6 +308,8 @@ class TrainConfig:
     clips: ClipConfig = field(default_factory=ClipConfig)
     unroll: UnrollConfig = field(default_factory=UnrollConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    sam2: Sam2Config | None = None
+    """For a SAM 2, in place of `loss`. None: as it comes."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     save_every: int = 10000
@@ -290,10 +325,25 @@ class TrainConfig:
     """Files that can't be read after which training stops."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "save_every", "keep", "log_every"):
+        if self.epochs is None:
+            _positive("steps", self.steps)
+        else:
+            _positive("epochs", self.epochs)
+            require(self.steps == 0, f"steps, epochs: got {self.steps} and {self.epochs:g}, wanted one of them")
+        for name in ("batch", "accumulate", "save_every", "keep", "log_every"):
             _positive(name, getattr(self, name))
         for name in ("pictures_every", "max_bad_steps", "max_bad_files"):
             require(getattr(self, name) >= 0, f"{name}: got {getattr(self, name)}, wanted 0 or more")
         require(bool(self.data), "data: got none, wanted at least one data set")
         plain = bool(self.stage) and self.stage.replace("-", "").replace("_", "").isalnum()
         require(plain, f"stage: got {self.stage!r}, wanted letters, digits, - and _")
+
+    def with_steps(self, items: int) -> "TrainConfig":
+        """The same with its epochs as steps, for `items` clips an epoch; what doesn't fill a batch is left out."""
+        if self.epochs is None:
+            return self
+        steps = round(self.epochs * (items // self.batch))
+        require(
+            steps > 0, f"epochs: got {self.epochs:g} of {items} clips with a batch of {self.batch}, which is no step"
+        )
+        return replace(self, steps=steps, epochs=None)

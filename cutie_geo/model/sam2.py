@@ -18,7 +18,9 @@ from cutie_geo.config import require
 from cutie_geo.model import weights as catalogue
 from cutie_geo.model.blocks import normalise
 from cutie_geo.model.load import resolve_device, resolve_precision
+from cutie_geo.model.saving import checkpoint_file, read_sam2_description
 from cutie_geo.model.tensor_files import fill, read_tensors
+from cutie_geo.structures import FrozenFile
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,10 @@ class Sam2Model(nn.Module):
         """What a tracker runs the network in; weights stay float32."""
         self.loaded_from: Path | None = None
         """The file that the weights came from."""
+        self.overrides: tuple[str, ...] = ()
+        """What differs from the package's configuration, in hydra's grammar."""
+        self.frozen_files: dict[str, FrozenFile] = {}
+        """Parts that a checkpoint names instead of storing: none."""
 
     @property
     def device(self) -> torch.device:
@@ -111,19 +117,24 @@ def load_sam2(
     """One of `SAM2_MODELS`, ready for a `Sam2Tracker`, with the package's usual post-processing.
 
     weights: "auto" (the published ones, cached, else downloaded; their digest is checked), "none" (random, with a
-    warning), or a file: .pt as published, or .safetensors with the same names. device and precision: as of
-    `load_model`. overrides: `model.key=value` changes of the package's configuration, in hydra's grammar.
+    warning), or a file: .pt as published, .safetensors with the same names, or a folder that training has left, which
+    brings its changes of the configuration. device and precision: as of `load_model`. overrides: `model.key=value`
+    changes of the package's configuration, in hydra's grammar.
 
     Raises ValueError for anything it doesn't know and for weights that don't fit in every entry.
     """
     require(name in SAM2_MODELS, f"{name}: no such model of SAM 2; wanted one of {', '.join(SAM2_MODELS)}")
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
-    model = Sam2Model(name, _network(name, list(overrides)))
-    if str(weights) == "none":
+    file = None
+    if str(weights) != "none":
+        file = catalogue.fetch(name) if str(weights) == "auto" else checkpoint_file(Path(weights).expanduser())
+    changes = _with_saved(name, file, overrides)
+    model = Sam2Model(name, _network(name, changes))
+    model.overrides = tuple(changes)
+    if file is None:
         log.warning("%s: random weights in every part: its masks mean nothing", name)
     else:
-        file = catalogue.fetch(name) if str(weights) == "auto" else Path(weights).expanduser()
         log.info("%s: %d entries loaded from %s", name, _fill(model, file), file)
         model.loaded_from = file
     model.precision = dtype
@@ -133,12 +144,26 @@ def load_sam2(
     return model.eval().to(place)
 
 
+def _with_saved(name: str, file: Path | None, overrides: Iterable[str]) -> list[str]:
+    """Overrides over those that a trained file asks for. Raises ValueError for a file of another model."""
+    described = None if file is None else read_sam2_description(file)
+    if described is None:
+        return list(overrides)
+    require(described.name == name, f"{file}: trained weights of {described.name}, wanted those of {name}")
+    own = {_changed(item) for item in overrides}
+    return [*(item for item in described.overrides if _changed(item) not in own), *overrides]
+
+
+def _changed(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~").strip()
+
+
 def _network(name: str, overrides: list[str]) -> Any:
     """The package's predictor with weights that are random, and the same ones on every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            return build_sam2_video_predictor(SAM2_MODELS[name], device="cpu", hydra_overrides_extra=overrides)
+            return build_sam2_video_predictor(SAM2_MODELS[name], device="cpu", hydra_overrides_extra=list(overrides))
         except HydraException as error:
             raise ValueError(f"{name}: overrides {overrides}: {' '.join(str(error).split())}") from None
 

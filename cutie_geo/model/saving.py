@@ -3,6 +3,9 @@
     model.safetensors   trained tensors; its header repeats config.json, so that the file is enough by itself
     config.json         {"format": 1, "model": configuration, "frozen": {part: {"name": file, "sha256": digest}}}
 
+A fine-tuned SAM 2 is described by {"format": 1, "sam2": {"name": model, "overrides": changes in hydra's grammar}}, and
+its tensors have the names that they have in the `sam2` package.
+
 Frozen encoders are named, not stored: their files are large, and under licences of their own. A part that was never
 loaded from a file is stored.
 """
@@ -11,9 +14,11 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,12 +29,19 @@ from cutie_geo.structures import FrozenFile
 
 if TYPE_CHECKING:
     from cutie_geo.model.network import CutieGeo
+    from cutie_geo.model.sam2 import Sam2Model
 
 FORMAT = 1
 """Of the description; a reader refuses later ones."""
 ENTRY = "cutie_geo"
 """Name of the description in the weights file's header."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+SAM2_ENTRY = "sam2"
+"""What stands in the description of a SAM 2 in place of our model."""
+PLAIN = re.compile(r"\+{0,2}model(\.[A-Za-z0-9]\w*)+=[\w.,+\-\[\] ]+")
+"""A change of SAM 2's configuration that calls nothing."""
+PACKAGE_FILE = "sam2.pt"
+"""A fine-tuned SAM 2 as its authors publish theirs."""
 
 
 class Description(NamedTuple):
@@ -40,6 +52,14 @@ class Description(NamedTuple):
     """The files that its frozen parts must be loaded from."""
 
 
+class Sam2Description(NamedTuple):
+    """What a fine-tuned SAM 2's checkpoint says about itself."""
+
+    name: str
+    overrides: list[str]
+    """What differs from the package's configuration of that name."""
+
+
 def save_checkpoint(model: "CutieGeo", folder: Path, half: bool = False) -> Path:
     """Write `model` to `folder`; return the weights file. Files appear complete or not at all.
 
@@ -47,13 +67,38 @@ def save_checkpoint(model: "CutieGeo", folder: Path, half: bool = False) -> Path
 
     Raises OSError if that can't be done; what was there before is there still.
     """
+    return _write(stored_tensors(model, half), _to_json(model), folder)
+
+
+def save_sam2(model: "Sam2Model", folder: Path, package_file: bool = False) -> Path:
+    """As `save_checkpoint`, of a SAM 2. Raises OSError if that can't be done.
+
+    package_file: also `PACKAGE_FILE`, from which the functions of the `sam2` package load the network.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}
+    described = {"name": model.name, "overrides": list(model.overrides)}
+    path = _write(tensors, {"format": FORMAT, SAM2_ENTRY: described}, folder)
+    if package_file:
+        part = folder / f".{PACKAGE_FILE}.part"
+        try:
+            torch.save({"model": tensors}, part)
+            os.replace(part, folder / PACKAGE_FILE)
+        except RuntimeError as error:  # torch's writer raises it for a full disk
+            raise OSError(f"{folder / PACKAGE_FILE}: can't be written: {error}") from None
+        finally:
+            part.unlink(missing_ok=True)
+    return path
+
+
+def _write(tensors: dict[str, Tensor], description: dict[str, Any], folder: Path) -> Path:
+    """The weights file and the description in `folder`, complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_to_json(model), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
     parts = {name: folder / f".{name}.part" for name in (WEIGHTS_FILE, CONFIG_FILE)}
     try:
         parts[CONFIG_FILE].write_text(text, encoding="utf-8")
         # one entry only: safetensors writes several in another order each time
-        save_file(stored_tensors(model, half), parts[WEIGHTS_FILE], metadata={ENTRY: text})
+        save_file(tensors, parts[WEIGHTS_FILE], metadata={ENTRY: text})
         shutil.copymode(parts[CONFIG_FILE], parts[WEIGHTS_FILE])  # safetensors makes files that only their owner reads
         for name, part in parts.items():
             os.replace(part, folder / name)
@@ -115,6 +160,10 @@ def read_description(path: Path) -> Description | None:
         return None
     made_by = content.get("format")
     require(made_by == FORMAT, f"{path}: format {made_by!r}, wanted {FORMAT}; a newer cutie_geo may read it")
+    require(
+        SAM2_ENTRY not in content,
+        f"{path}: a fine-tuned SAM 2, wanted our own model; infer.py takes it as --model NAME --weights {path}",
+    )
     missing = [name for name in ("model", "frozen") if not isinstance(content.get(name), dict)]
     require(not missing, f"{path}: damaged description, no {' and no '.join(missing)} in it")
     frozen = {part: _frozen_file(part, file, path) for part, file in content["frozen"].items()}
@@ -128,3 +177,29 @@ def _frozen_file(part: str, content: Any, path: Path) -> FrozenFile:
     good = part in ("vision", "geometry") and re.fullmatch("[0-9a-f]{64}", sha256) and name == Path(name).name != ""
     require(bool(good), f"{path}: damaged description, its frozen {part} is {name!r} with SHA-256 {sha256!r}")
     return FrozenFile(name, sha256)
+
+
+def read_sam2_description(path: Path) -> Sam2Description | None:
+    """What a SAM 2's weights file says about itself; None for one that others made.
+
+    Raises ValueError for a damaged description, and for weights of our own model.
+    """
+    content = read_metadata(path, ENTRY)
+    if content is None:
+        return None
+    made_by, described = content.get("format"), content.get(SAM2_ENTRY)
+    require(made_by == FORMAT, f"{path}: format {made_by!r}, wanted {FORMAT}; a newer cutie_geo may read it")
+    require("model" not in content, f"{path}: weights of our own model, wanted those of a SAM 2")
+    described = described if isinstance(described, dict) else {}
+    name, overrides = described.get("name"), described.get("overrides")
+    good = isinstance(name, str) and isinstance(overrides, list) and all(isinstance(x, str) for x in overrides)
+    require(good, f"{path}: damaged description, wanted the name of a SAM 2 and its overrides")
+    require_plain([str(item) for item in overrides or ()], str(path))
+    return Sam2Description(str(name), [str(item) for item in overrides or ()])
+
+
+def require_plain(overrides: Iterable[str], where: str) -> None:
+    """Raises ValueError for changes of SAM 2's configuration that a file may not ask for: all but plain values, since
+    hydra would call whatever function a configuration names."""
+    strange = [item for item in overrides if not PLAIN.fullmatch(item)]
+    require(not strange, f"{where}: got {', '.join(strange)}, wanted model.name=value with a number, a word or a list")

@@ -54,6 +54,38 @@ def groups(model: nn.Module, config: OptimiserConfig) -> list[Group]:
     return [group for group in found if group.weights]
 
 
+def sam2_groups(network: nn.Module, config: OptimiserConfig, layer_decay: float) -> list[Group]:
+    """The trained weights of the package's SAM 2: the image encoder has `encoder_factor` times the rate of the rest, a
+    block of its trunk `layer_decay` times that of the block behind it, and biases and layer norms don't decay.
+
+    Raises ValueError if there are none. Source: sam2.1_hiera_b+_MOSE_finetune.yaml of the package.
+    """
+    norms = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.LayerNorm)}
+    blocks = len(network.image_encoder.trunk.blocks)  # type: ignore[union-attr, arg-type]
+    found: dict[tuple[str, float, float], dict[str, nn.Parameter]] = {}
+    for name, weight in network.named_parameters():
+        if weight.requires_grad:
+            part, factor = _sam2_part(name, blocks, config.encoder_factor, layer_decay)
+            decay = 0.0 if "bias" in name or name in norms else config.weight_decay
+            found.setdefault((part, factor, decay), {})[name] = weight
+    if not found:
+        raise ValueError("model: no weights to train, all are frozen")
+    return [Group(part, weights, factor, decay) for (part, factor, decay), weights in found.items()]
+
+
+def _sam2_part(name: str, blocks: int, encoder_factor: float, layer_decay: float) -> tuple[str, float]:
+    """Which part of SAM 2 a weight is in, and its rate as a multiple of the base rate."""
+    if not name.startswith("image_encoder."):
+        return "rest", 1.0
+    _, part, *inner = name.split(".")
+    if part != "trunk" or inner[0].startswith("pos_embed"):
+        return "encoder", encoder_factor
+    if inner[0] == "blocks":
+        block = int(inner[1])
+        return f"encoder.block{block}", encoder_factor * layer_decay ** (blocks - block)
+    return "encoder.patches", encoder_factor * layer_decay ** (blocks + 1)
+
+
 def build_optimiser(found: Iterable[Group], config: OptimiserConfig, half: bool) -> torch.optim.AdamW:
     """AdamW over groups; `half` is whether the run is in half precision."""
     epsilon = config.epsilon if config.epsilon is not None else (1e-6 if half else 1e-8)
@@ -73,7 +105,8 @@ def rate_at(step: int, steps: int, config: OptimiserConfig) -> float:
     """The learning rate of step `step`, counted from 0, of `steps`."""
     rate = config.learning_rate
     if config.schedule == "cosine":
-        rate *= (1 + math.cos(math.pi * step / steps)) / 2
+        floor = config.floor or 0.0
+        rate *= floor + (1 - floor) * (1 + math.cos(math.pi * step / steps)) / 2
     else:
         rate /= config.factor ** sum(step >= round(steps * share) for share in config.drops)
     return rate * min((step + 1) / (config.warm_up + 1), 1)

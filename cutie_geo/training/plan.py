@@ -9,8 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cutie_geo.config import TrainConfig
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.model.sam2 import Sam2Model
 from cutie_geo.training.draws import reference_frames
-from cutie_geo.training.optimiser import Group, groups, rate_at
+from cutie_geo.training.kinds import Network, kind_of
+from cutie_geo.training.optimiser import Group, rate_at
 from cutie_geo.training.unroll import encode_clips, one_hot, propagate, unit_range
 
 ADAM_BYTES = 16
@@ -45,8 +47,9 @@ class Plan(NamedTuple):
     groups: list[Group]
     frozen: dict[str, int]
     """Numbers of weights that are not trained, by part."""
-    memory: MemoryPlan
-    flop_per_step: int
+    memory: MemoryPlan | None
+    """None where it isn't counted, as for SAM 2; so is the next."""
+    flop_per_step: int | None
     """Operations of a step over all processes, a product with a sum counted as two; without the losses."""
     rates: list[tuple[int, float]]
     """From which step on the learning rate is what; only the start of each section of a falling curve."""
@@ -58,7 +61,7 @@ class Plan(NamedTuple):
 
     def lines(self) -> list[str]:
         """The plan as text."""
-        config, memory = self.config, self.memory
+        config = self.config
         sources = ", ".join(f"{source.name} x{source.times}" for source in config.data)
         trained = sum(group.count for group in self.groups)
         return [
@@ -78,6 +81,15 @@ class Plan(NamedTuple):
             ),
             f"frozen: {sum(self.frozen.values()):,} weights",
             *(f"  {part}: {count:,}" for part, count in self.frozen.items()),
+            *self._costs(),
+        ]
+
+    def _costs(self) -> list[str]:
+        """What was counted of arithmetic and memory."""
+        config, memory = self.config, self.memory
+        if memory is None or self.flop_per_step is None:
+            return ["arithmetic and memory: not counted for this kind of network"]
+        return [
             f"arithmetic: {self.flop_per_step / 1e12:.3g} TFLOP a step: at 100 TFLOP/s all steps take "
             f"{self.flop_per_step * config.steps / 1e14 / 3600:.1f} hours",
             f"memory: {memory.total / GIB:.2f} GiB a device (estimate): frozen weights {memory.frozen / GIB:.2f}, "
@@ -86,22 +98,26 @@ class Plan(NamedTuple):
         ]
 
 
-def make_plan(model: CutieGeo, config: TrainConfig, processes: int = 1) -> Plan:
-    """The plan of a stage for a network, with its memory counted by a pass of shapes without numbers."""
-    found = groups(model, config.optimiser)
+def make_plan(model: Network, config: TrainConfig, processes: int = 1) -> Plan:
+    """The plan of a stage for a network; of ours with its memory counted by a pass of shapes without numbers."""
+    found = kind_of(config).groups(model, config)
+    dtype = str(model.precision).removeprefix("torch.")
+    memory, flop = (None, None) if isinstance(model, Sam2Model) else _counted(model, config, found, processes)
+    return Plan(config, processes, dtype, found, frozen_counts(model), memory, flop, sections(config))
+
+
+def _counted(model: CutieGeo, config: TrainConfig, found: list[Group], processes: int) -> tuple[MemoryPlan, int]:
+    """Memory on each device, and operations of a step."""
     trained = sum(group.count for group in found)
     frozen_bytes = sum(w.numel() * w.element_size() for w in model.parameters() if not w.requires_grad)
     clips = max(config.batch // (processes * config.accumulate), 1)
     per_weight = ADAM_BYTES + (4 if config.optimiser.ema else 0)
     cost = clip_cost(model, config)
     memory = MemoryPlan(frozen_bytes, trained * per_weight, cost.kept, clips)
-    dtype = str(model.precision).removeprefix("torch.")
-    return Plan(
-        config, processes, dtype, found, frozen_counts(model), memory, cost.flop * config.batch, sections(config)
-    )
+    return memory, cost.flop * config.batch
 
 
-def frozen_counts(model: CutieGeo) -> dict[str, int]:
+def frozen_counts(model: Network) -> dict[str, int]:
     """Weights that are not trained, by the two first parts of their names."""
     counts: dict[str, int] = {}
     for name, weight in model.named_parameters():

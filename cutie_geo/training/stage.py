@@ -15,11 +15,11 @@ from torch import Tensor
 
 from cutie_geo.config import TrainConfig, require
 from cutie_geo.structures import ClipBatch
-from cutie_geo.training.draws import deep_updates, generators, seed_of
-from cutie_geo.training.losses import Losses, batch_losses
+from cutie_geo.training.draws import deep_updates, seed_of
+from cutie_geo.training.kinds import Said, batch_losses, kind_of
+from cutie_geo.training.losses import Losses
 from cutie_geo.training.optimiser import rate_at, set_rate
 from cutie_geo.training.state import TrainState
-from cutie_geo.training.unroll import ClipUnroll, Unrolled
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Hooks(Protocol):
         """Every `log_every` steps, means over them, in every process."""
         ...
 
-    def on_pictures(self, step: int, batch: ClipBatch, said: Unrolled) -> None:
+    def on_pictures(self, step: int, batch: ClipBatch, said: Said) -> None:
         """Every `pictures_every` steps, with what the step saw and said."""
         ...
 
@@ -82,7 +82,7 @@ class _Part(NamedTuple):
     bad: list[str]
     """Samples whose loss is no number."""
     batch: ClipBatch
-    said: Unrolled
+    said: Said
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Stage:
     accelerator: Accelerator
     state: TrainState
     module: Any
-    """`ClipUnroll`, as accelerate wrapped it."""
+    """`Kind.module`, as accelerate wrapped it."""
     hooks: Hooks
 
     # ------------------------------------------------------------------------------------------------------ the loop
@@ -184,7 +184,7 @@ class Stage:
         with nullcontext() if last else self.accelerator.no_sync(self.module):
             with self.state.model.autocast():
                 said = self.module(part, deep)
-            losses, totals = batch_losses(said, part, config.loss, generators(part.seeds.tolist(), device))
+            losses, totals = batch_losses(said, part, config, device)
             self.accelerator.backward(losses["total"] / parts)
         finite = torch.isfinite(totals).tolist()
         bad = [name for name, good in zip(part.names, finite) if not good]
@@ -242,9 +242,7 @@ class Stage:
 def prepare(config: TrainConfig, accelerator: Accelerator, state: TrainState, hooks: Hooks) -> Stage:
     """A stage that is ready to train: the network behind the wrapper of the run's processes."""
     state.model.train()
-    module, state.optimiser = accelerator.prepare(
-        ClipUnroll(state.model, config.unroll, config.loss.depth_weight > 0), state.optimiser
-    )
+    module, state.optimiser = accelerator.prepare(kind_of(config).module(state.model, config), state.optimiser)
     state.scaler = accelerator.scaler
     return Stage(config, accelerator, state, module, hooks)
 
@@ -258,9 +256,9 @@ def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
     )
 
 
-def detached(said: Unrolled) -> Unrolled:
+def detached(said: Said) -> Said:
     """The same without gradients, so that a picture doesn't hold a step's memory."""
-    return Unrolled(*(None if field is None else field.detach() for field in said))  # type: ignore[arg-type]
+    return type(said)(*(None if field is None else field.detach() for field in said))  # type: ignore[arg-type]
 
 
 def unreached(model: torch.nn.Module, run: Callable[[], Tensor]) -> list[str]:

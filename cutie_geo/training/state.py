@@ -24,7 +24,7 @@ from torch import Tensor
 from cutie_geo.config import TrainConfig, require, to_dict
 from cutie_geo.model.load import load_model
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.model.saving import save_checkpoint
+from cutie_geo.training.kinds import Network, save_checkpoint
 from cutie_geo.training.optimiser import MovingAverage
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ FREE = (
 class TrainState:
     """A network that is being trained, and all else that changes with it."""
 
-    model: CutieGeo
+    model: Network
     optimiser: Any
     """The optimiser, or the wrapper that accelerate puts around it."""
     average: MovingAverage | None = None
@@ -136,7 +136,7 @@ def checkpoint_bytes(state: TrainState) -> int:
 def _write(state: TrainState, config: TrainConfig, folder: Path) -> None:
     """The files of a checkpoint, on the disk and not only in its cache when this returns."""
     with offered_weights(state):
-        save_checkpoint(state.model, folder)
+        save_checkpoint(state.model, folder, config)
     if state.average is not None:
         save_file({name: weight.detach().contiguous() for name, weight in state.trained().items()},
                   folder / TRAINED_FILE)  # fmt: skip
@@ -244,6 +244,12 @@ def _flat(content: Any, before: str = "") -> dict[str, Any]:
 def load_trained(folder: Path, device: torch.device, precision: str, overrides: list[str]) -> CutieGeo:
     """The network of a checkpoint with the weights that were trained, not their average."""
     model = load_model(str(folder), "auto", device, precision, overrides)
+    take_trained(model, folder)
+    return model
+
+
+def take_trained(model: Network, folder: Path) -> None:
+    """Give the network of a checkpoint the weights that were trained, if its files hold their average."""
     path = folder / TRAINED_FILE
     if path.is_file():
         try:
@@ -254,7 +260,6 @@ def load_trained(folder: Path, device: torch.device, precision: str, overrides: 
         strange = sorted(name for name in values if name not in known or known[name].shape != values[name].shape)
         require(not strange, f"{path}: entries that don't fit the model beside it: {', '.join(strange[:5])}")
         _assign({name: known[name] for name in values}, values)
-    return model
 
 
 def restore(state: TrainState, content: Mapping[str, Any], where: Path) -> None:
