@@ -69,7 +69,7 @@ class AutomaticMasks:
                 stability_score_offset=options.stability_offset,
             )
         # the package has those of the published networks there, whatever the square
-        self._generator.predictor._bb_feat_sizes = [(model.side // stride,) * 2 for stride in STRIDES]
+        self._generator.predictor._bb_feat_sizes = [(model.side // stride, model.side // stride) for stride in STRIDES]
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> FoundMasks:
         """The masks of an RGB picture, at its size."""

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class Segformer(nn.Module):
     def __init__(self, network: SegformerForSemanticSegmentation, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.network = network
+        config: Any = network.config
+        self.classes: int = config.num_labels
+        """How many it knows."""
         self.precision = precision
         """What the network runs in; weights stay float32."""
 
@@ -34,11 +38,6 @@ class Segformer(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.network.device
-
-    @property
-    def classes(self) -> int:
-        """How many it knows."""
-        return self.network.config.num_labels
 
     def autocast(self) -> torch.autocast:
         """The context of this network's precision."""
@@ -73,15 +72,17 @@ def load_segformer(name: str, classes: int, device: str | torch.device = "auto",
     classes: it may know no more than these. Raises ValueError for anything else, and if a tensor is missing.
     """
     try:
-        network, told = SegformerForSemanticSegmentation.from_pretrained(
-            str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name, output_loading_info=True
+        place = Path(name).expanduser()
+        loaded: Any = SegformerForSemanticSegmentation.from_pretrained(
+            str(place) if place.is_dir() else name, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: can't be loaded as a SegFormer: {' '.join(str(error).split())}") from None
+    network, told = loaded
     missing = sorted(told["missing_keys"])
     require(not missing, f"{name}: no weights for {', '.join(missing[:3])}, wanted a SegFormer with its decode head")
     known = network.config.num_labels
     require(known <= min(classes, 255), f"{name}: knows {known} classes, wanted at most {classes}")
-    place = resolve_device(device)
+    where = resolve_device(device)
     log.info("%s: %d classes", name, known)
-    return Segformer(network.eval().to(place), resolve_precision(precision, place))
+    return Segformer(network.eval().to(where), resolve_precision(precision, where))

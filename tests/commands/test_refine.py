@@ -112,9 +112,8 @@ def test_cutie_may_follow_the_masks(weights: Path, wall: Path) -> None:
 def test_a_segformer_makes_the_base_predictions(weights: Path, wall: Path) -> None:
     """Where no mask is good enough, they come out as they are."""
     torch.manual_seed(0)
-    config = SegformerConfig(
-        depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 1, 2, 2], num_labels=124
-    )
+    sizes = {"depths": [1] * 4, "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 1, 2, 2]}
+    config = SegformerConfig.from_dict(sizes | {"num_labels": 124})
     SegformerForSemanticSegmentation(config).save_pretrained(wall / "segformer")
     model = load_segformer(str(wall / "segformer"), 124, "cpu", "fp32")
     base = ("--segformer", wall / "segformer", "--video", wall / "videos" / "wall", "--output", wall / "out")

@@ -10,17 +10,18 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from cutie_geo.model.segformer import Segformer, load_segformer
 
 CLASSES = 124
+SIZES = {
+    "depths": [1] * 4,
+    "hidden_sizes": [8, 16, 24, 32],
+    "num_attention_heads": [1, 1, 2, 2],
+    "decoder_hidden_size": 16,
+}
+"""Of the smallest one that has every part."""
 
 
 def write_segformer(folder: Path, classes: int = CLASSES, seed: int = 0) -> SegformerForSemanticSegmentation:
-    """The smallest one that has every part, saved to a folder."""
-    config = SegformerConfig(
-        depths=[1, 1, 1, 1],
-        hidden_sizes=[8, 16, 24, 32],
-        num_attention_heads=[1, 1, 2, 2],
-        decoder_hidden_size=16,
-        num_labels=classes,
-    )
+    """A tiny one with random weights, saved to a folder."""
+    config = SegformerConfig.from_dict(SIZES | {"num_labels": classes})
     torch.manual_seed(seed)
     network = SegformerForSemanticSegmentation(config).eval()
     network.save_pretrained(folder)
