@@ -1,18 +1,21 @@
 """Windows of masklets: found anew at each start, followed, voted, and forgotten."""
 
+import shutil
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 import pytest
 import torch
 from stock_sam2 import tiny_sam2
+from toy_videos import contents, torn_files
 
 from cutie_geo.config import TrackerConfig
 from cutie_geo.data.example import example_frames, example_masks
-from cutie_geo.data.index import mask_files
+from cutie_geo.data.index import VideoRecord, mask_files
 from cutie_geo.data.index.labelled import CLASSES
 from cutie_geo.data.masks import read_labels
 from cutie_geo.data.render.mislabel import mislabel
@@ -20,7 +23,8 @@ from cutie_geo.data.semantic import SemanticClip, write_semantic
 from cutie_geo.data.video import FrameFolder, to_tensor
 from cutie_geo.inference import refine
 from cutie_geo.inference.masklets import LabelMasklets, Propagator, Sam2Masklets, propagator_for
-from cutie_geo.inference.refine import RefineOptions, SavedBase, refine_frames
+from cutie_geo.inference.refine import Job, RefineOptions, Refiner, SavedBase, refine_frames, refine_videos
+from cutie_geo.inference.results import Results
 from cutie_geo.inference.sam2_tracker import Sam2Tracker
 from cutie_geo.inference.voting import Window, refine_window
 from cutie_geo.model.load import load_model
@@ -78,8 +82,9 @@ def test_thresholds_leave_out_the_masks_below_them(model: Sam2Model, clip: list[
     assert 0 < len(fewer.masks) < len(scores)
     assert min(fewer.scores) > middle
     model = tiny_sam2()
+    network: Any = model.network
     with torch.no_grad():
-        model.network.sam_mask_decoder.iou_prediction_head.layers[-1].bias.sub_(100)  # so that it trusts no mask
+        network.sam_mask_decoder.iou_prediction_head.layers[-1].bias.sub_(100)  # so that it trusts no mask
     none = AutomaticMasks(model, GridOptions(points=4, stability=0.0))(clip[0][1])
     assert none.masks.shape == (0, *clip[0][1].shape[:2])
     assert none.scores == ()
@@ -224,6 +229,37 @@ def test_saved_maps_must_be_there_and_fit(tmp_path: Path, truth: np.ndarray) -> 
         base("00000", image[:90])
     with pytest.raises(ValueError, match="no map for 2 of 3 frames: 00001, 00002"):
         base.require_all(["00000", "00001", "00002"])
+
+
+# ------------------------------------------------------------------------------------------------------------ videos
+def test_an_interrupted_video_is_begun_anew_and_comes_out_the_same(
+    model: Sam2Model, truth: np.ndarray, tmp_path: Path
+) -> None:
+    (tmp_path / "wall").mkdir()
+    for path in sorted(example_frames().iterdir())[:5]:
+        shutil.copy(path, tmp_path / "wall")
+    jobs, options = [Job(VideoRecord("wall", tmp_path / "wall"), None)], RefineOptions(window=2)
+    interrupted = iter((False, False, False, True))
+
+    def base(name: str, image: np.ndarray) -> np.ndarray:
+        if next(interrupted, False):
+            raise KeyboardInterrupt
+        return truth[int(name)].copy()
+
+    refiner = Refiner(AutomaticMasks(model, ALL), Sam2Masklets(model), base, [model])
+    halted, whole = Results(tmp_path / "halted"), Results(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        refine_videos(jobs, refiner, halted, options)
+    assert halted.report("wall") == {"video": "wall", "unfinished": True}
+    assert set(contents(halted.root)) <= {"wall/00000.png", "wall/00001.png"}
+    assert torn_files(halted.root) == []
+    for results in (halted, whole):
+        (report,) = refine_videos(jobs, refiner, results, options)
+        assert report["frames"] == [f"0000{t}" for t in range(5)]
+    assert contents(halted.root) == contents(whole.root)
+    assert len(contents(whole.root)) == 5
+    (again,) = refine_videos(jobs, refiner, whole, options)
+    assert again["skipped"]
 
 
 def test_a_window_of_no_frames_is_refused() -> None:
