@@ -23,6 +23,7 @@ from cutie_geo.commands import (
     fuse,
     infer,
     prompt,
+    refine,
     submit,
     train,
 )
@@ -32,6 +33,7 @@ COMMANDS: dict[str, ModuleType] = {
     "infer": infer,
     "fuse": fuse,
     "prompt": prompt,
+    "refine": refine,
     "train": train,
     "evaluate": evaluate,
     "bench": bench,
