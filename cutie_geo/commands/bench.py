@@ -178,7 +178,7 @@ def _flip(args: argparse.Namespace, options: dict[str, Any], sizes: list[tuple[i
     for precision in args.precision:
         model = _model(args, precision)
         settle = partial(_synchronise, model.device)
-        for size, objects in itertools.product(sizes, args.objects):
+        for size, objects in ((size, objects) for size in sizes for objects in args.objects):
             frames, mask = partial(_endless, size, model.device), _regions(size, objects).to(model.device)
             seconds = {}
             for name, views in (
