@@ -6,7 +6,7 @@ from cutie_geo.model.saving import WEIGHTS_FILE
 from cutie_geo.model.weights import digest
 
 ROOT = Path(__file__).parent.parent / "weights"
-BUNDLED: dict[str, str] = {"cutie-geo-tiny": "444fc73f903376807918ca1fdb50dfb3019cf860c459208b15075d3d96265599"}
+BUNDLED: dict[str, str] = {"cutie-geo-tiny": "ba0ce992f5389064ff5946ba07ebb4ce43246a865cfc0e05020ea85bc991ab4e"}
 """SHA-256 of the weights file, by model."""
 
 
