@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from stock_sam2 import tiny_sam2
-from toy_videos import contents, torn_files
+from toy_videos import contents, torn_files, write_rgb_mask
 
 from cutie_geo.config import TrackerConfig
 from cutie_geo.data.example import example_frames, example_masks
@@ -23,7 +23,7 @@ from cutie_geo.data.semantic import SemanticClip, write_semantic
 from cutie_geo.data.video import FrameFolder, to_tensor
 from cutie_geo.inference import refine
 from cutie_geo.inference.masklets import LabelMasklets, Propagator, Sam2Masklets, propagator_for
-from cutie_geo.inference.refine import Job, RefineOptions, Refiner, SavedBase, refine_frames, refine_videos
+from cutie_geo.inference.refine import Job, RefineOptions, Refiner, SavedBase, input_of, refine_frames, refine_videos
 from cutie_geo.inference.results import Results
 from cutie_geo.inference.sam2_tracker import Sam2Tracker
 from cutie_geo.inference.voting import Window, refine_window
@@ -229,6 +229,23 @@ def test_saved_maps_must_be_there_and_fit(tmp_path: Path, truth: np.ndarray) -> 
         base("00000", image[:90])
     with pytest.raises(ValueError, match="no map for 2 of 3 frames: 00001, 00002"):
         base.require_all(["00000", "00001", "00002"])
+
+
+def test_panoptic_results_are_base_predictions_by_the_classes_of_their_segments(tmp_path: Path) -> None:
+    ids = np.zeros((4, 6), np.int64)
+    ids[:, 2:4], ids[:, 4:] = 300, 70000
+    path = write_rgb_mask(tmp_path / "00000.png", ids)
+
+    def clip(number: int) -> SemanticClip:
+        return SemanticClip(
+            "wall", tmp_path, {"00000": path}, "panoptic", {"00000": {300: 17, 70000: number}, "00001": {300: 1}}
+        )
+
+    labels = SavedBase(clip(123))("00000", np.zeros((4, 6, 3), np.uint8))
+    np.testing.assert_array_equal(labels[0], [255, 255, 17, 17, 123, 123])
+    record = VideoRecord("wall", tmp_path, {"00000": path})
+    told = [input_of(Job(record, clip(number))) for number in (123, 123, 122)]
+    assert told[0] == told[1] != told[2]
 
 
 # ------------------------------------------------------------------------------------------------------------ videos
