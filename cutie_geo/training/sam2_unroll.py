@@ -78,8 +78,8 @@ def unroll_sam2(model: Sam2Model, batch: ClipBatch, config: UnrollConfig) -> Sam
         if t > 0:
             candidates, ious, best, score = outcome
             said.append((candidates.float(), ious.float(), score[:, 0].float(), best[:, 0].float()))
-    candidates, ious, scores, masks = (torch.stack(column) for column in zip(*said))
-    return Sam2Unrolled(candidates, ious, scores, masks, clips, slots)
+    candidates, ious, scores, best = (torch.stack(column) for column in zip(*said))
+    return Sam2Unrolled(candidates, ious, scores, best, clips, slots)
 
 
 # ------------------------------------------------------------------------------------------------------------ parts

@@ -39,7 +39,8 @@ def batch() -> ClipBatch:
 
 def row(batch: ClipBatch, k: int) -> ClipBatch:
     """One of its clips."""
-    return ClipBatch(*(x[k : k + 1] for x in batch[:4]), (batch.names[k],))
+    one = slice(k, k + 1)
+    return ClipBatch(batch.images[one], batch.labels[one], batch.num_objects[one], batch.seeds[one], batch.names[one])
 
 
 # ------------------------------------------------------------------------------------------------------ forward pass
