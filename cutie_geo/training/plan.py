@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cutie_geo.config import TrainConfig
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.sam2 import Sam2Model
+from cutie_geo.ops import sine_positions
 from cutie_geo.training.draws import reference_frames
 from cutie_geo.training.kinds import Network, kind_of
 from cutie_geo.training.optimiser import Group, rate_at
@@ -172,6 +173,7 @@ def clip_cost(model: CutieGeo, config: TrainConfig) -> ClipCost:
             said = propagate(model, features, masks, torch.ones(1, slots), references, deep, config.unroll)
         kept = sum(seen.values())
         sum(field.float().mean() for field in said if field is not None).backward()  # type: ignore[union-attr]
+    sine_positions.cache_clear()  # those made here are shapes without numbers
     model.zero_grad(set_to_none=True)
     model.train(was_training)
     return ClipCost(kept, counter.get_total_flops())

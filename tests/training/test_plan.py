@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import tiny_geo_config
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cutie_geo.config import ClipConfig, OptimiserConfig, SourceConfig, TrainConfig, UnrollConfig
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.ops import sine_positions
 from cutie_geo.structures import ClipBatch
 from cutie_geo.training.plan import clip_cost, make_plan, sections
 from cutie_geo.training.unroll import unroll
@@ -84,3 +86,17 @@ def test_arithmetic_is_counted_with_the_way_back(model: CutieGeo) -> None:
     assert 2 * forward < clip_cost(model, CONFIG).flop < 3 * forward, "frozen parts have no way back"
     assert all(weight.grad is None for weight in model.parameters())
     assert make_plan(model, CONFIG).flop_per_step == 8 * clip_cost(model, CONFIG).flop
+
+
+def test_a_plan_leaves_no_empty_shells_behind(model: CutieGeo) -> None:
+    """Tables that are computed once and kept are not those of the pass of shapes."""
+    sine_positions.cache_clear()
+    clip_cost(model, CONFIG)
+    labels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    images = torch.zeros(1, 3, 3, 64, 64, dtype=torch.uint8)
+    with torch.no_grad():
+        said = unroll(
+            model.train(), ClipBatch(images, labels, torch.tensor([2]), torch.tensor([0]), ("a",)), CONFIG.unroll,
+            [True] * 3,
+        )  # fmt: skip
+    assert not any(isinstance(field, FakeTensor) for field in said if field is not None)
