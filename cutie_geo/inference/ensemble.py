@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cutie_geo.config import require
-from cutie_geo.inference.given import Geometry, image_size, mask_tensor, object_ids, read_mask
+from cutie_geo.inference.given import Geometry, acceptable, image_size, mask_tensor, object_ids, read_mask
 from cutie_geo.inference.room import require_room
 from cutie_geo.inference.shares import Shares, allot, on_each
 from cutie_geo.inference.tracker import Tracker, predict_together
@@ -245,17 +245,8 @@ class Ensemble:
     def encode_ahead(self, images: Sequence[Any], with_depth: bool = False) -> list[ViewFeatures]:
         """What `encode` makes of the next frames, all frames and views of one size as one batch. It ends before the
         first image that `step` would refuse, and changes nothing."""
-        size, valid = self.frame_size, []
-        for image in images:
-            try:
-                got = self._size_of(image)
-            except ValueError:
-                break
-            size = size or got
-            if got != size:
-                break
-            valid.append(image)
-        return self._encode(valid, size, with_depth) if size is not None and valid else []
+        valid, size = acceptable(images, self._size_of)
+        return self._encode(valid, size, with_depth) if size is not None else []
 
     @torch.inference_mode()
     def _encode(self, images: Sequence[Tensor], size: tuple[int, int], with_depth: bool = False) -> list[ViewFeatures]:

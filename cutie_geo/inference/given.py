@@ -1,7 +1,7 @@
 """What users hand in: images, label maps, soft masks and ids, checked and brought to the network's size."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +65,26 @@ def image_size(image: Any, look_inside: bool = True) -> tuple[int, int]:
     if not (low >= -SLACK and high <= 1 + SLACK):  # so written that NaN fails
         raise ValueError(f"image: got values from {low:g} to {high:g}, wanted 0 to 1")
     return image.shape[1], image.shape[2]
+
+
+def acceptable(
+    images: Iterable[Any], size_of: Callable[[Any], tuple[int, int]]
+) -> tuple[list[Tensor], tuple[int, int] | None]:
+    """Images up to the first that is refused, all of one size, and that size; None if there are none.
+
+    size_of: an image's height and width. Raises ValueError for what can't be the video's next frame.
+    """
+    size, valid = None, []
+    for image in images:
+        try:
+            got = size_of(image)
+        except ValueError:
+            break
+        size = size or got
+        if got != size:
+            break
+        valid.append(image)
+    return valid, size
 
 
 def read_mask(

@@ -55,7 +55,7 @@ class ModelEnsemble:
         Raises ValueError, and changes nothing, for images or masks of another shape or size and for impossible ids.
         """
         objects = None if objects is None else list(objects)
-        self._check(image, mask, objects)
+        self._check(image, mask, objects, look_inside=features is None)  # or it has been looked at
         each = [None] * len(self.members) if features is None else list(features)
         require(len(each) == len(self.members), f"features: got {len(each)}, wanted {len(self.members)} members'")
         maps = self._of_each(
@@ -68,9 +68,9 @@ class ModelEnsemble:
             total = total + weight * probs[order].to(place)
         return total
 
-    def _check(self, image: Any, mask: Any, objects: Sequence[Any] | None) -> None:
+    def _check(self, image: Any, mask: Any, objects: Sequence[Any] | None, look_inside: bool) -> None:
         """What one member would refuse is refused before any of them has changed."""
-        size = image_size(image)
+        size = image_size(image, look_inside)
         if self.frame_size is not None and size != self.frame_size:
             raise ValueError(f"image: got size {size} in a video of {self.frame_size}; one ensemble is for one size")
         read_mask(mask, objects, Geometry(size, size, Padding(0, 0, 0, 0)), image.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cutie_geo.config import require
-from cutie_geo.inference.given import Geometry, GivenChannels, image_size, object_ids, read_mask
+from cutie_geo.inference.given import Geometry, GivenChannels, acceptable, image_size, object_ids, read_mask
 from cutie_geo.memory.objects import ObjectRegistry
 from cutie_geo.model.sam2 import Sam2Features, Sam2Model
 from cutie_geo.ops import Padding
@@ -194,16 +194,7 @@ class Sam2Tracker:
         one by one. It ends before the first image that `step` would refuse, and changes nothing. Raises ValueError for
         `with_depth`: SAM 2 knows none."""
         require(not with_depth, f"with_depth: {self.model.name} has no geometry encoder")
-        size, valid = self.frame_size, []
-        for image in images:
-            try:
-                got = self._size_of(image)
-            except ValueError:
-                break
-            size = size or got
-            if got != size:
-                break
-            valid.append(image)
+        valid, _ = acceptable(images, self._size_of)
         return self._encode(valid) if valid else []
 
     def restore_depth(self, features: Any) -> Float[Tensor, "H W"]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutie_geo.config import TrackerConfig, build, merge, to_dict
-from cutie_geo.inference.given import Geometry, GivenChannels, image_size, object_ids, read_mask
+from cutie_geo.inference.given import Geometry, GivenChannels, acceptable, image_size, object_ids, read_mask
 from cutie_geo.memory.objects import ObjectRegistry
 from cutie_geo.memory.video_memory import VideoMemory
 from cutie_geo.model.network import CutieGeo
@@ -116,17 +116,8 @@ class Tracker:
     def encode_ahead(self, images: Sequence[Any], with_depth: bool = False) -> list[FrameFeatures]:
         """What `encode` makes of the next frames, which go through the network as one batch: on a GPU that takes less
         time than one by one. It ends before the first image that `step` would refuse, and changes nothing."""
-        geometry, valid = self.geometry, []
-        for image in images:
-            try:
-                size = image_size(image)
-            except ValueError:
-                break
-            geometry = geometry or self._geometry(size)
-            if size != geometry.size:
-                break
-            valid.append(image)
-        return self._encode(valid, geometry, with_depth) if geometry is not None and valid else []
+        valid, size = acceptable(images, lambda image: self._geometry_of(image).size)
+        return self._encode(valid, self.geometry or self._geometry(size), with_depth) if size is not None else []
 
     def _encode(self, images: Sequence[Tensor], geometry: Geometry, with_depth: bool) -> list[FrameFeatures]:
         padded = torch.cat([geometry.enter(image.to(self.model.device, torch.float32)) for image in images])
