@@ -1,4 +1,4 @@
-"""Repeat a paper's table: train, run and score each of its rows, and put the figures side by side."""
+"""Repeat a table: train, run and score each of its rows, and put the figures beside a paper's, if there are any."""
 
 import argparse
 import hashlib
@@ -24,7 +24,7 @@ from cutie_geo.inference.run import reason
 
 log = logging.getLogger(__name__)
 
-HELP = "repeat a paper's table: train, run and score its rows"
+HELP = "repeat a table, a paper's or one of your own: train, run and score its rows"
 RESUMES = True
 TRACKERS = ("auto", "wandb", "none")
 NOTE, ERROR = "row.json", "error"
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tracker", choices=TRACKERS, default="auto", help="where curves and scores go to")
     parser.add_argument("--workers", type=int, metavar="N", help="of train: processes that draw clips")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and the paper's figures")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and a paper's figures")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every training, such as steps=1000")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
 
@@ -140,7 +140,7 @@ def _dry_run(setting: Setting, rows: Iterable[AblationRow]) -> int:
         for command in (*commands, plan.infer):
             print(shlex.join(command))
         print(f"# then: {_ending(setting, plan)}\n")
-    _print_table(setting, [TableRow(row.name, row.paper.named()) for row in setting.config.rows])
+    _print_table(setting, [TableRow(row.name, _paper(row)) for row in setting.config.rows])
     return status
 
 
@@ -164,7 +164,7 @@ def _do_row(setting: Setting, row: AblationRow, failed: Collection[str], track: 
         _prepare_container(setting, plan)
     else:
         _segment(plan)
-        records = dataset(setting.config.dataset, setting.data_root)[1]
+        records = _records(setting)
         finish = _score if setting.config.submission == "none" else _pack
         finish(setting, plan, records)
     _add_note(plan.folder, {ERROR: ""})
@@ -198,6 +198,14 @@ def _call(plan: RowPlan, what: str, command: Sequence[str]) -> None:
     log.info("%s", shlex.join(command))
     status = run_child(command)
     require(status == 0, f"{what} ended with exit status {status}, see above; it was {shlex.join(command)}")
+
+
+def _records(setting: Setting) -> list[VideoRecord]:
+    """The videos of the table. Raises ValueError for a data set that isn't there, or lacks one of them."""
+    records, videos = dataset(setting.config.dataset, setting.dataset_root)[1], setting.config.videos
+    missing = sorted(set(videos) - {record.name for record in records})
+    require(not missing, f"videos: {setting.config.dataset} in {setting.dataset_root} has no {', '.join(missing)}")
+    return [record for record in records if not videos or record.name in videos]
 
 
 def _score(setting: Setting, plan: RowPlan, records: Sequence[VideoRecord]) -> None:
@@ -234,7 +242,7 @@ def _pack(setting: Setting, plan: RowPlan, records: Sequence[VideoRecord]) -> No
     if path.is_file() and _read_note(plan.folder).get("packed") == state:
         return
     server, split = server_of(setting.config.dataset)
-    argv = [server, "--pred", plan.masks, "--data-root", setting.data_root, "--split", split, "--output", path]
+    argv = [server, "--pred", plan.masks, "--data-root", setting.dataset_root, "--split", split, "--output", path]
     require(_parse_and_run(submit, argv) == 0, f"{path} was not written, see above")
     _add_note(plan.folder, {"packed": state})
 
@@ -246,7 +254,9 @@ def _prepare_container(setting: Setting, plan: RowPlan) -> None:
     if _has_first_masks(setting):
         _segment(plan)
     else:
-        print(f"{plan.row.name}: no first masks of {setting.config.dataset} in {setting.data_root}, nothing to segment")
+        print(
+            f"{plan.row.name}: no first masks of {setting.config.dataset} in {setting.dataset_root}, nothing to segment"
+        )
 
 
 def _container_page(setting: Setting, plan: RowPlan, options: Sequence[str]) -> str:
@@ -266,7 +276,7 @@ def _container_page(setting: Setting, plan: RowPlan, options: Sequence[str]) -> 
 def _has_first_masks(setting: Setting) -> bool:
     """Whether there is anything that a tracker could start from."""
     try:
-        return any(record.masks for record in dataset(setting.config.dataset, setting.data_root)[1])
+        return any(record.masks for record in _records(setting))
     except ValueError as error:
         log.warning("%s", error)
         return False
@@ -323,7 +333,7 @@ def _table(setting: Setting) -> list[TableRow]:
 
 def _outcome(setting: Setting, row: AblationRow) -> TableRow:
     """What a row's folder says."""
-    folder, paper, note = setting.folder(row), row.paper.named(), _read_note(setting.folder(row))
+    folder, paper, note = setting.folder(row), _paper(row), _read_note(setting.folder(row))
     kind = setting.config.submission
     if error := note.get(ERROR):
         return TableRow(row.name, paper, error=error)
@@ -333,6 +343,10 @@ def _outcome(setting: Setting, row: AblationRow) -> TableRow:
         return TableRow(row.name, paper, None if report is None else {name: report[name] for name in MEASURES})
     path = folder / (ZIP if kind == "zip" else PAGE)
     return TableRow(row.name, paper, submission=path if path.is_file() else None)
+
+
+def _paper(row: AblationRow) -> dict[str, float]:
+    return row.paper.named() if row.paper is not None else {}
 
 
 def _print_table(setting: Setting, rows: Sequence[TableRow]) -> None:

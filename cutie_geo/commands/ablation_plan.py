@@ -38,6 +38,11 @@ class Setting:
     fetch: bool = True
     """Download published weights; else only say where they belong."""
 
+    @property
+    def dataset_root(self) -> Path:
+        """Where the data set lies that is segmented."""
+        return self.data_root / self.config.root
+
     def owner(self, row: AblationRow) -> AblationRow:
         """The row that a row's weights are of: itself, or another."""
         return self.config.row(row.same_weights_as) if row.same_weights_as else row
@@ -113,8 +118,9 @@ def plan_row(setting: Setting, row: AblationRow) -> RowPlan:
     trainings = _trainings(setting, row)
     model, arguments = _trained_model(setting, row, trainings)
     config = setting.config
+    videos = ["--videos", *config.videos] if config.videos else []
     infer = setting.call(
-        "infer", *arguments, "--dataset", config.dataset, "--data-root", str(setting.data_root),
+        "infer", *arguments, "--dataset", config.dataset, "--data-root", str(setting.dataset_root), *videos,
         "--output", str(setting.folder(row) / "masks"), *config.infer, *row.infer,
     )  # fmt: skip
     owner = setting.folder(setting.owner(row))

@@ -1,9 +1,9 @@
-"""The table of an ablation: its rows' scores beside those of the paper, as text, Markdown, JSON and a picture."""
+"""The table of an ablation: its rows' scores, beside a paper's if it has any, as text, Markdown, JSON, a picture."""
 
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +26,8 @@ class TableRow:
     """What is known of a row."""
 
     name: str
-    paper: dict[str, float]
-    """Percent by measure."""
+    paper: dict[str, float] = field(default_factory=dict)
+    """Percent by measure; nothing for an experiment of one's own."""
     ours: dict[str, float] | None = None
     submission: Path | None = None
     error: str = ""
@@ -42,13 +42,15 @@ class TableRow:
         return "submission" if self.submission is not None else "not done"
 
     def difference(self) -> dict[str, float] | None:
-        """Ours minus the paper's."""
-        return None if self.ours is None else {name: self.ours[name] - self.paper[name] for name in MEASURES}
+        """Ours minus the paper's; None unless there are both."""
+        if self.ours is None or not self.paper:
+            return None
+        return {name: self.ours[name] - self.paper[name] for name in MEASURES}
 
 
 def lines(rows: Sequence[TableRow]) -> list[str]:
     """The table for a terminal, and below it what its cells have no room for."""
-    table = [_header(), *map(_cells, rows)]
+    table = _table(rows)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     shown = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
@@ -59,7 +61,7 @@ def lines(rows: Sequence[TableRow]) -> list[str]:
 
 def markdown(title: str, note: str, rows: Sequence[TableRow]) -> str:
     """The table as a page."""
-    header, *body = ([cell.replace("|", "\\|") for cell in row] for row in (_header(), *map(_cells, rows)))
+    header, *body = ([cell.replace("|", "\\|") for cell in row] for row in _table(rows))
     rule = ["---"] + ["---:"] * (len(header) - 1)
     table = [f"| {' | '.join(row)} |" for row in (header, rule, *body)]
     notes = [f"- {text}" for text in _notes(rows)]
@@ -67,18 +69,24 @@ def markdown(title: str, note: str, rows: Sequence[TableRow]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _header() -> list[str]:
-    return ["row", *(name for measure in MEASURES for name in (measure, "paper", "diff"))]
+def _table(rows: Sequence[TableRow]) -> list[list[str]]:
+    """The cells, headings first; without columns of a paper where no row has its figures."""
+    paper = any(row.paper for row in rows)
+    heading = ["row", *(name for measure in MEASURES for name in (measure, *(("paper", "diff") if paper else ())))]
+    return [heading, *(_cells(row, paper) for row in rows)]
 
 
-def _cells(row: TableRow) -> list[str]:
+def _cells(row: TableRow, paper: bool) -> list[str]:
     difference = row.difference()
     cells = [row.name]
     for measure in MEASURES:
         ours = "submission" if row.status == "submission" else MISSING
         if row.ours is not None:
             ours = f"{row.ours[measure]:.2f}"
-        cells += [ours, f"{row.paper[measure]:.2f}", MISSING if difference is None else f"{difference[measure]:+.2f}"]
+        cells.append(ours)
+        if paper:
+            cells.append(f"{row.paper[measure]:.2f}" if row.paper else MISSING)
+            cells.append(MISSING if difference is None else f"{difference[measure]:+.2f}")
     return cells
 
 
@@ -109,7 +117,7 @@ def to_json(title: str, note: str, rows: Sequence[TableRow]) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------------- picture
 def bars(rows: Sequence[TableRow]) -> Image.Image:
-    """For each row and measure our score above the paper's, as bars from 0 to 100 with their numbers."""
+    """For each row and measure our score, above the paper's if it gives one, as bars from 0 to 100 with numbers."""
     font = ImageFont.load_default()
     labels = [f"{row.name}  {measure}" for row in rows for measure in MEASURES]
     left = 16 + max(int(font.getlength(label)) for label in labels)
@@ -126,8 +134,9 @@ def bars(rows: Sequence[TableRow]) -> Image.Image:
             top = ROW // 2 + place * (len(MEASURES) * pair + ROW) + line * pair
             pen.text((left - 6, top + BAR), f"{row.name}  {measure}", INK, font, anchor="rm")
             _bar(pen, (left, top), None if row.ours is None else row.ours[measure], 0)
-            _bar(pen, (left, top + BAR), row.paper[measure], 1)
-    for k, name in enumerate(("ours", "paper")):
+            if row.paper:
+                _bar(pen, (left, top + BAR), row.paper[measure], 1)
+    for k, name in enumerate(("ours", "paper") if any(row.paper for row in rows) else ()):
         x = left + k * 80
         pen.rectangle([x, height + 24, x + 10, height + 34], COLOURS[k])
         pen.text((x + 14, height + 29), name, INK, font, anchor="lm")

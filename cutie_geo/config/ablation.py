@@ -1,4 +1,4 @@
-"""A table of a paper as a file: its rows, what each is trained and run with, and the figures that it should reach."""
+"""A table as a file: its rows, what each is trained and run with, and the figures that a paper gives for it."""
 
 import re
 from collections import Counter
@@ -37,7 +37,8 @@ class AblationRow:
     """One row of the table: where its weights come from, and how they are run."""
 
     name: str
-    paper: PaperScores
+    paper: PaperScores | None = None
+    """None: an experiment of one's own."""
     model: str = ""
     """A preset or a YAML file. Empty: that of the table."""
     stages: tuple[str, ...] | None = None
@@ -73,6 +74,10 @@ class AblationConfig:
     model: str
     """A preset or a YAML file."""
     rows: tuple[AblationRow, ...]
+    root: str = ""
+    """The data set's folder under the data root. Empty: the data root itself."""
+    videos: tuple[str, ...] = ()
+    """Only these are segmented and scored. Empty: all."""
     protocol: str = "davis2017"
     """As of `evaluate --protocol`."""
     truth: str | tuple[str, ...] = ()

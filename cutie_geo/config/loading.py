@@ -43,6 +43,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value if isinstance(value, hint) else build(hint, value, where)
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
+        nested = [option for option in args if is_dataclass(option)]
+        if len(nested) == 1 and isinstance(value, Mapping):
+            return _convert(nested[0], value, where)  # only its own complaint says what is wrong inside
         for option in args:
             try:
                 return _convert(option, value, where)
