@@ -27,7 +27,7 @@ class TableRow:
 
     name: str
     paper: dict[str, float]
-    """Percent by measure."""
+    """Percent by measure, those that it tells."""
     ours: dict[str, float] | None = None
     submission: Path | None = None
     error: str = ""
@@ -42,8 +42,8 @@ class TableRow:
         return "submission" if self.submission is not None else "not done"
 
     def difference(self) -> dict[str, float] | None:
-        """Ours minus the paper's."""
-        return None if self.ours is None else {name: self.ours[name] - self.paper[name] for name in MEASURES}
+        """Ours minus the paper's, of the measures that it tells."""
+        return None if self.ours is None else {name: self.ours[name] - value for name, value in self.paper.items()}
 
 
 def lines(rows: Sequence[TableRow]) -> list[str]:
@@ -72,14 +72,18 @@ def _header() -> list[str]:
 
 
 def _cells(row: TableRow) -> list[str]:
-    difference = row.difference()
+    difference = row.difference() or {}
     cells = [row.name]
     for measure in MEASURES:
         ours = "submission" if row.status == "submission" else MISSING
         if row.ours is not None:
             ours = f"{row.ours[measure]:.2f}"
-        cells += [ours, f"{row.paper[measure]:.2f}", MISSING if difference is None else f"{difference[measure]:+.2f}"]
+        cells += [ours, _shown(row.paper.get(measure), ".2f"), _shown(difference.get(measure), "+.2f")]
     return cells
+
+
+def _shown(value: float | None, form: str) -> str:
+    return MISSING if value is None else f"{value:{form}}"
 
 
 def _notes(rows: Sequence[TableRow]) -> list[str]:
@@ -126,7 +130,7 @@ def bars(rows: Sequence[TableRow]) -> Image.Image:
             top = ROW // 2 + place * (len(MEASURES) * pair + ROW) + line * pair
             pen.text((left - 6, top + BAR), f"{row.name}  {measure}", INK, font, anchor="rm")
             _bar(pen, (left, top), None if row.ours is None else row.ours[measure], 0)
-            _bar(pen, (left, top + BAR), row.paper[measure], 1)
+            _bar(pen, (left, top + BAR), row.paper.get(measure), 1)
     for k, name in enumerate(("ours", "paper")):
         x = left + k * 80
         pen.rectangle([x, height + 24, x + 10, height + 34], COLOURS[k])
