@@ -88,7 +88,10 @@ def a_row(**changes: Any) -> dict[str, Any]:
         ({"rows": [a_row(checkpoint="x", stages=["stage1"])]}, "got checkpoint with stages"),
         ({"rows": [a_row(paper={"J&F": 1.0, "J": 2.0})]}, "rows[0].paper: got one of J and F, wanted both or neither"),
         ({"rows": [a_row(paper={"J": 2.0, "F": 2.0})]}, "rows[0].paper: missing j_and_f"),
-        ({"rows": [a_row(starts_from="two"), a_row(name="two")]}, "starts_from: got two, wanted one of the rows before"),
+        (
+            {"rows": [a_row(starts_from="two"), a_row(name="two")]},
+            "starts_from: got two, wanted one of the rows before",
+        ),
         ({"rows": [a_row(), a_row(name="two", starts_from="one", weights="none")]}, "got starts_from with weights"),
         ({"rows": [a_row(), a_row(name="two", starts_from="one", same_weights_as="one")]}, "with starts_from"),
         ({"rows": [a_row(paper={"J&F": 101.0, "J": 2.0, "F": 3.0})]}, "wanted 0 to 100"),

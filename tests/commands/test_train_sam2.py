@@ -169,7 +169,8 @@ def test_infer_takes_the_folder_or_the_file(final: Path, tmp_path: Path) -> None
     write_frames(tmp_path / "bear", 2)
     write_mask(tmp_path / "masks" / "00000.png", np.pad(np.full((20, 20), 3, np.uint8), ((10, 34), (10, 66))))
     places = {
-        "folder": (NAME, "--weights", final), "file": (NAME, "--weights", final / "model.safetensors"), "model": (final,),
+        "folder": (NAME, "--weights", final), "model": (final,),
+        "file": (NAME, "--weights", final / "model.safetensors"),
     }  # fmt: skip
     for name, model in places.items():
         words = ["--video", tmp_path / "bear", "--mask", tmp_path / "masks", "--output", tmp_path / name]
