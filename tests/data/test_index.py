@@ -335,7 +335,8 @@ def test_lvos_reads_pixels_only_when_asked_and_then_keeps_first_appearances(
 
 def test_a_mixture_of_mose_and_lvos_has_objects_that_come_later(tmp_path: Path):
     put_lvos(tmp_path / "valid")
-    put_videos(tmp_path / "valid", ["b1"])
+    put_videos(tmp_path / "valid", ["b1"], masks=0)
+    put_mask(tmp_path / "valid" / "Annotations" / "b1" / "00000.png", 1, 2)
     records = dataset("lsvos2024-valid", tmp_path)[1]
     assert names_of(records) == ["b1", "v"]
     assert [list(with_first_appearances(record).masks) for record in records] == [["00000"], ["00000001", "00000006"]]
