@@ -55,12 +55,12 @@ def load_prompter(args: argparse.Namespace, models: Sequence[VideoModel]) -> tup
     or the one whose trunk a single model has, which is shared."""
     segments = next((model for model in models if isinstance(model, Sam2Model)), None)
     shared = shared_prompts(models[0]) if len(models) == 1 else None
-    if segments is not None and args.prompt_model is None and args.prompt_weights == "auto":
-        sam2, own_trunk = segments, True
-    else:
-        name = args.prompt_model or shared or (PROMPT_MODEL if segments is None else segments.name)
+    name = args.prompt_model or shared or (PROMPT_MODEL if segments is None else segments.name)
+    if segments is None or args.prompt_model is not None or args.prompt_weights != "auto":
         sam2 = load_sam2(name, args.prompt_weights, models[0].device, "fp32")
-        own_trunk = name != shared
+    else:
+        sam2 = segments
+    own_trunk = name != shared
     weights = "none" if sam2.loaded_from is None else f"sha256 {digest(sam2.loaded_from, 'sha256')}"
-    told = {"model": sam2.name, "weights": weights, "shares_trunk": not own_trunk}
+    told = {"model": name, "weights": weights, "shares_trunk": not own_trunk}
     return Prompter(PromptHead(sam2, own_trunk)), told
