@@ -135,8 +135,8 @@ def _dry_run(setting: Setting, rows: Iterable[AblationRow]) -> int:
             print(f"error: {error}")
             status = 2
             continue
-        commands = [] if plan.owner in shown else [training.command for training in plan.trainings]
-        shown.add(plan.owner)
+        commands = [training.command for training in plan.trainings if training.root not in shown]
+        shown |= {training.root for training in plan.trainings}
         for command in (*commands, plan.infer):
             print(shlex.join(command))
         print(f"# then: {_ending(setting, plan)}\n")
@@ -155,9 +155,11 @@ def _ending(setting: Setting, plan: RowPlan) -> str:
 # ---------------------------------------------------------------------------------------------------------------- rows
 def _do_row(setting: Setting, row: AblationRow, failed: Collection[str], track: bool) -> None:
     """Train, segment, score or pack, and log one row, each unless that is done. Raises ValueError and OSError."""
-    owner, plan = setting.owner(row), plan_row(setting, row)
+    plan = plan_row(setting, row)
     trained = all(_is_finished(training) for training in plan.trainings)
-    require(owner.name not in failed or trained, f"its weights are those of {owner.name}, which failed")
+    lost = [name for name in setting.needed(row) if name in failed]
+    how = "it starts from" if row.starts_from else "its weights are those of"
+    require(not lost or trained, f"{how} {', '.join(lost)}, which failed")
     for training in plan.trainings:
         _train(plan, training)
     if setting.config.submission == "container":
@@ -175,12 +177,12 @@ def _do_row(setting: Setting, row: AblationRow, failed: Collection[str], track: 
 def _train(plan: RowPlan, training: Training) -> None:
     """One stage, unless the same one is finished. `train` goes on where it stopped; with its checkpoints deleted it
     would begin anew, so a finished model is not asked for again."""
-    done = _read_note(plan.owner).get("trained", {})
+    done = _read_note(training.home).get("trained", {})
     if _is_finished(training) and done.get(training.config.stage) == list(training.arguments):
         return
     _call(plan, f"training {training.config.stage}", training.command)
     trained = done | {training.config.stage: list(training.arguments)}
-    _add_note(plan.owner, {"trained": trained})
+    _add_note(training.home, {"trained": trained})
 
 
 def _is_finished(training: Training) -> bool:
@@ -261,7 +263,7 @@ def _prepare_container(setting: Setting, plan: RowPlan) -> None:
 
 def _container_page(setting: Setting, plan: RowPlan, options: Sequence[str]) -> str:
     model = Path(plan.model)
-    preset = setting.owner(plan.row).model or setting.config.model
+    preset = setting.model(plan.row)
     copies = f"cp {shlex.quote(str(model))}/* docker/visor/model/\n" if model.is_dir() else ""
     command = "docker run --rm --gpus all --network none -v $PWD/VISOR_2022:/app/data cutie-geo-visor"
     return (

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cutie_geo.commands.training_run import FINAL, LOG_FILE
-from cutie_geo.config import TrainConfig, model_config, require, split_overrides, train_config
+from cutie_geo.commands.training_run import FINAL, LOG_FILE, run_root
+from cutie_geo.config import TrainConfig, is_hydra, model_config, require, split_overrides, train_config
 from cutie_geo.config.ablation import PUBLISHED, AblationConfig, AblationRow, slug
 from cutie_geo.data.submission.servers import SERVERS
 from cutie_geo.model import weights as catalogue
+from cutie_geo.model.sam2 import is_sam2
 
 FROM_SCRATCH = ("weights.warm_start", "weights.pixel_encoder", "weights.mask_encoder")
 """Options that say what a first stage starts from, and have no place in later ones."""
@@ -47,6 +48,16 @@ class Setting:
         """The row that a row's weights are of: itself, or another."""
         return self.config.row(row.same_weights_as) if row.same_weights_as else row
 
+    def model(self, row: AblationRow) -> str:
+        """What a row trains, or runs as it is."""
+        return self.owner(row).model or self.config.model
+
+    def needed(self, row: AblationRow) -> list[str]:
+        """The rows whose trainings a row takes, itself among them if it has any of its own."""
+        owner = self.owner(row)
+        before = self.needed(self.config.row(owner.starts_from)) if owner.starts_from else []
+        return [*before, owner.name]
+
     def folder(self, row: AblationRow) -> Path:
         """Where everything of a row lies."""
         return self.output / slug(row.name)
@@ -61,6 +72,8 @@ class Training:
     """One stage of a row."""
 
     config: TrainConfig
+    home: Path
+    """The folder of the row that it belongs to."""
     root: Path
     """Where `train` keeps the run."""
     arguments: tuple[str, ...]
@@ -84,9 +97,8 @@ class RowPlan:
 
     row: AblationRow
     folder: Path
-    owner: Path
-    """The folder of the row whose weights these are."""
     trainings: tuple[Training, ...]
+    """Those of the rows that it starts from included."""
     model: str
     """As of `infer --model`: a trained model's folder, or a preset."""
     infer: tuple[str, ...]
@@ -123,8 +135,7 @@ def plan_row(setting: Setting, row: AblationRow) -> RowPlan:
         "infer", *arguments, "--dataset", config.dataset, "--data-root", str(setting.dataset_root), *videos,
         "--output", str(setting.folder(row) / "masks"), *config.infer, *row.infer,
     )  # fmt: skip
-    owner = setting.folder(setting.owner(row))
-    return RowPlan(row, setting.folder(row), owner, trainings, model, tuple(infer))
+    return RowPlan(row, setting.folder(row), trainings, model, tuple(infer))
 
 
 def server_of(dataset: str) -> tuple[str, str]:
@@ -143,15 +154,29 @@ def _trainings(setting: Setting, row: AblationRow) -> tuple[Training, ...]:
     if _checkpoint(setting, row):
         return ()
     stages = setting.config.stages if owner.stages is None else owner.stages
-    weights = _first_weights(setting, owner) if stages else ""
-    found: list[Training] = []
+    if not stages:
+        require(not owner.starts_from, f"{owner.name}: starts_from: got no stages, wanted same_weights_as, or some")
+        return ()
+    found, weights = _start(setting, owner)
+    later = bool(owner.starts_from)
     for stage in stages:
-        found.append(_training(setting, owner, stage, str(found[-1].final) if found else weights, later=bool(found)))
+        found.append(_training(setting, owner, stage, weights, later))
+        weights, later = str(found[-1].final), True
     return tuple(found)
 
 
+def _start(setting: Setting, owner: AblationRow) -> tuple[list[Training], str]:
+    """The trainings of the row that a row starts from, if it does, and the weights that its first stage starts from."""
+    if not owner.starts_from:
+        return [], _first_weights(setting, owner)
+    other = setting.config.row(owner.starts_from)
+    before, given = list(_trainings(setting, other)), _checkpoint(setting, other)
+    require(bool(before or given), f"{owner.name}: starts_from: {other.name} trains nothing, wanted weights instead")
+    return before, given or str(before[-1].final)
+
+
 def _training(setting: Setting, owner: AblationRow, stage: str, weights: str, later: bool) -> Training:
-    model, options = owner.model or setting.config.model, _options(setting, owner)
+    model, options = setting.model(owner), _options(setting, owner)
     if later:
         options = [item for item in options if not item.startswith(FROM_SCRATCH)]
     config = train_config(stage, options, {"model": model})
@@ -164,8 +189,7 @@ def _training(setting: Setting, owner: AblationRow, stage: str, weights: str, la
     ]  # fmt: skip
     free = [] if setting.workers is None else ["--workers", str(setting.workers)]
     command = setting.call("train", *arguments, *free, *options)
-    root = folder / Path(config.model).stem / config.stage
-    return Training(config, root, (*arguments, *options), tuple(command))
+    return Training(config, folder, run_root(folder, config), (*arguments, *options), tuple(command))
 
 
 def _options(setting: Setting, owner: AblationRow) -> list[str]:
@@ -176,7 +200,7 @@ def _first_weights(setting: Setting, owner: AblationRow) -> str:
     """What the first stage starts from; "" leaves that to `train`."""
     if owner.weights != PUBLISHED:
         return owner.weights
-    model = owner.model or setting.config.model
+    model = setting.model(owner)
     whole = model in catalogue.CATALOGUE
     require(whole, f"{owner.name}: weights: got {PUBLISHED}, but {model} has no published weights")
     return str(catalogue.fetch(model) if setting.fetch else catalogue.location(model))
@@ -191,23 +215,27 @@ def _checkpoint(setting: Setting, row: AblationRow) -> str:
 
 def _trained_model(setting: Setting, row: AblationRow, trainings: Sequence[Training]) -> tuple[str, list[str]]:
     """What is run, and the options of `infer` that say so."""
-    owner = setting.owner(row)
+    owner, model = setting.owner(row), setting.model(row)
     options = _options(setting, owner)
     if given := _checkpoint(setting, row):
-        return given, ["--model", given]
+        return given, ["--model", model, "--weights", given] if is_sam2(model) else ["--model", given]
     if trainings:
         final = str(trainings[-1].final)
         return final, [*_encoder_files(trainings[-1].config, options), "--model", final]
-    model = owner.model or setting.config.model
     weights = [] if owner.weights in ("", PUBLISHED) else ["--weights", owner.weights]
-    of_model = split_overrides(options)[0]
-    model_config(model, of_model)  # complains in time
+    if is_sam2(model):
+        of_model = [item for item in options if is_hydra(item)]
+    else:
+        of_model = split_overrides(options)[0]
+        model_config(model, of_model)  # complains in time
     # options without a dash come first: --ms, which may be last, takes all numbers after it
     return model, [*of_model, "--model", model, *weights]
 
 
 def _encoder_files(config: TrainConfig, options: Sequence[str]) -> list[str]:
     """Where the files of frozen encoders are, if the options say so."""
+    if is_sam2(config.model):
+        return []
     frozen = model_config(config.model, config.model_options).encoder.frozen
     names = tuple(f"{ENCODERS[part]}=" for part in frozen)
     return [item for item in options if names and item.startswith(names)]

@@ -27,7 +27,7 @@ class TableRow:
 
     name: str
     paper: dict[str, float] = field(default_factory=dict)
-    """Percent by measure; nothing for an experiment of one's own."""
+    """Percent by measure, those that it tells; nothing for an experiment of one's own."""
     ours: dict[str, float] | None = None
     submission: Path | None = None
     error: str = ""
@@ -42,10 +42,8 @@ class TableRow:
         return "submission" if self.submission is not None else "not done"
 
     def difference(self) -> dict[str, float] | None:
-        """Ours minus the paper's; None unless there are both."""
-        if self.ours is None or not self.paper:
-            return None
-        return {name: self.ours[name] - self.paper[name] for name in MEASURES}
+        """Ours minus the paper's, of the measures that it tells; None without ours."""
+        return None if self.ours is None else {name: self.ours[name] - value for name, value in self.paper.items()}
 
 
 def lines(rows: Sequence[TableRow]) -> list[str]:
@@ -77,7 +75,7 @@ def _table(rows: Sequence[TableRow]) -> list[list[str]]:
 
 
 def _cells(row: TableRow, paper: bool) -> list[str]:
-    difference = row.difference()
+    difference = row.difference() or {}
     cells = [row.name]
     for measure in MEASURES:
         ours = "submission" if row.status == "submission" else MISSING
@@ -85,9 +83,12 @@ def _cells(row: TableRow, paper: bool) -> list[str]:
             ours = f"{row.ours[measure]:.2f}"
         cells.append(ours)
         if paper:
-            cells.append(f"{row.paper[measure]:.2f}" if row.paper else MISSING)
-            cells.append(MISSING if difference is None else f"{difference[measure]:+.2f}")
+            cells += [_shown(row.paper.get(measure), ".2f"), _shown(difference.get(measure), "+.2f")]
     return cells
+
+
+def _shown(value: float | None, form: str) -> str:
+    return MISSING if value is None else f"{value:{form}}"
 
 
 def _notes(rows: Sequence[TableRow]) -> list[str]:
@@ -135,7 +136,7 @@ def bars(rows: Sequence[TableRow]) -> Image.Image:
             pen.text((left - 6, top + BAR), f"{row.name}  {measure}", INK, font, anchor="rm")
             _bar(pen, (left, top), None if row.ours is None else row.ours[measure], 0)
             if row.paper:
-                _bar(pen, (left, top + BAR), row.paper[measure], 1)
+                _bar(pen, (left, top + BAR), row.paper.get(measure), 1)
     for k, name in enumerate(("ours", "paper") if any(row.paper for row in rows) else ()):
         x = left + k * 80
         pen.rectangle([x, height + 24, x + 10, height + 34], COLOURS[k])

@@ -25,7 +25,8 @@ def track_row(setting: Setting, plan: RowPlan, outcome: TableRow, note: Mapping[
     Raises what wandb raises, where it has no network, say.
     """
     logged = note.get(LOGGED, {})
-    curves = {} if plan.row.same_weights_as else {t.config.stage: read_log(t.log) for t in plan.trainings}
+    own = [training for training in plan.trainings if training.home == plan.folder]
+    curves = {training.config.stage: read_log(training.log) for training in own}
     reached = {stage: lines[-1]["step"] for stage, lines in curves.items() if lines}
     now = {"curves": logged.get("curves", {}) | reached, "scores": summary(outcome)}
     if now == logged:

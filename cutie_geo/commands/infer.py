@@ -46,7 +46,7 @@ from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
 from cutie_geo.inference.run import open_results, run_videos
 from cutie_geo.model.load import is_checkpoint, resolve_device
-from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model
+from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model, is_sam2
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ def _require_sense(args: argparse.Namespace) -> None:
     several = args.ms is not None or args.flip
     require(args.ensemble_feedback is None or several, "--ensemble-feedback: wanted --ms or --flip with it")
     _require_models(args, several)
-    ours = [name for name in args.models if name not in SAM2_MODELS]
+    ours = [name for name in args.models if not is_sam2(name)]
     if args.save_depth and not any(is_checkpoint(name) for name in ours):
         overrides = split_overrides(args.overrides)[0]
         deep = any(model_config(name, overrides).encoder.geometry != "none" for name in ours)
@@ -260,7 +260,7 @@ def _require_models(args: argparse.Namespace, views: bool) -> None:
     for name, given in (("--devices", args.devices), ("--ms-workers", args.ms_workers)):
         require(given is None or views or count > 1, f"{name}: wanted --ms, --flip or several --models with it")
     require(
-        not views or any(name not in SAM2_MODELS for name in args.models),
+        not views or not all(is_sam2(name) for name in args.models),
         "--ms, --flip: SAM 2 stretches each frame to its own square and has one view; wanted a model of Cutie's kind",
     )
     require(not args.devices or args.device == "auto", "--device and --devices: wanted one of them")
@@ -292,7 +292,7 @@ def _tracker_config(args: argparse.Namespace, defaults: dict[str, Any]) -> Track
     }
     given = {name: value for name, value in options.items() if value is not None}
     others = split_overrides(args.overrides)[1]
-    if any(name in SAM2_MODELS for name in args.models):
+    if any(is_sam2(name) for name in args.models):
         others = [item for item in others if item not in of_sam2(others)]
     return build(TrackerConfig, merge(defaults | given, parse_overrides(others)), "options")
 

@@ -17,7 +17,7 @@ from cutie_geo.inference.methods import VideoModel
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import Report
 from cutie_geo.model.load import is_checkpoint, load_model
-from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model, load_sam2
+from cutie_geo.model.sam2 import Sam2Model, is_sam2, load_sam2
 from cutie_geo.model.weights import digest
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def load_models(args: argparse.Namespace, processes: Processes, example: bool) -
         if chosen or not example:
             raise
         for name in args.models:
-            if name not in SAM2_MODELS:
+            if not is_sam2(name):
                 model_config(name, overrides)  # what is wrong with the model itself stays an error
         log.warning("%s", error)
         log.warning("going on with RANDOM weights: what follows shows that the program runs, not what it can do")
@@ -82,7 +82,7 @@ def load_models(args: argparse.Namespace, processes: Processes, example: bool) -
 
 
 def _model(name: str, weights: str, place: Any, precision: str, overrides: Sequence[str]) -> VideoModel:
-    if name in SAM2_MODELS:
+    if is_sam2(name):
         return load_sam2(name, weights, place, precision, of_sam2(overrides))
     return load_model(name, weights, place, precision, split_overrides(overrides)[0])
 
@@ -105,7 +105,7 @@ def _settings_of_one(args: argparse.Namespace, name: str, model: VideoModel) -> 
     if isinstance(model, Sam2Model):
         file = model.loaded_from
         weights = args.weights if named or file is None else f"sha256 {digest(file, 'sha256')}"
-        return {"model": {"name": name, "overrides": of_sam2(args.overrides)}, "weights": weights, **facts}
+        return {"model": {"name": model.name, "overrides": of_sam2(args.overrides)}, "weights": weights, **facts}
     config = to_dict(model.config)
     sources = config.pop("weights")
     start = {"warm_start": f"sha256 {digest(Path(path), 'sha256')}"} if (path := sources["warm_start"]) else {}

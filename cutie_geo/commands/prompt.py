@@ -15,8 +15,10 @@ from cutie_geo.data.masks import write_labels
 from cutie_geo.data.overlay import draw
 from cutie_geo.data.prompts import FramePrompts
 from cutie_geo.data.video import open_source, read_frames
+from cutie_geo.inference.sam2_tracker import Sam2Tracker
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.load import load_model
+from cutie_geo.model.sam2 import Sam2Model, is_sam2, load_sam2
 from cutie_geo.ops import nearest_labels
 from cutie_geo.structures import Frame
 
@@ -45,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     require(bool(prompts), "prompt: nothing points at anything, wanted --point, --box or --prompts")
     frames = _prompted_frames(args, prompts)
     first = next(frames)  # what is wrong with the prompts is said before anything is loaded
-    model = load_model(args.model, args.weights, args.device, args.precision)
+    load = load_sam2 if is_sam2(args.model) else load_model
+    model = load(args.model, args.weights, args.device, args.precision)
     prompter, told = load_prompter(args, [model])
-    method = Tracker(model)
+    method = Sam2Tracker(model) if isinstance(model, Sam2Model) else Tracker(model)
     shared = f", through {args.model}'s trunk" if told["shares_trunk"] else ""
     print(f"masks by {told['model']}{shared}")
     for frame in (first, *frames):

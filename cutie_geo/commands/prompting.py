@@ -10,7 +10,7 @@ from cutie_geo.data.prompts import FramePrompts, prompts_of_words, read_prompts
 from cutie_geo.inference.methods import VideoModel
 from cutie_geo.inference.prompts import Prompter, shared_prompts
 from cutie_geo.inference.results import Report
-from cutie_geo.model.sam2 import load_sam2
+from cutie_geo.model.sam2 import Sam2Model, load_sam2
 from cutie_geo.model.sam2_prompts import PromptHead
 from cutie_geo.model.weights import digest
 
@@ -37,7 +37,7 @@ def add_prompts(group: Any) -> None:
         group.add_argument(f"--{name}", dest="pointed", action=InOrder, metavar=metavar, help=text)
     group.add_argument("--prompts", type=Path, metavar="JSON", help="the same in a file, by frame and object")
     group.add_argument("--prompt-model", metavar="NAME", help="the SAM 2 that makes masks of prompts (default: the "
-                       f"one whose trunk the model has, else {PROMPT_MODEL})")  # fmt: skip
+                       f"one that segments or whose trunk the model has, else {PROMPT_MODEL})")  # fmt: skip
     group.add_argument("--prompt-weights", default="auto", metavar="W", help="auto, none, or a file")
 
 
@@ -51,11 +51,16 @@ def prompts_of(args: argparse.Namespace) -> dict[str, FramePrompts]:
 
 
 def load_prompter(args: argparse.Namespace, models: Sequence[VideoModel]) -> tuple[Prompter, Report]:
-    """What makes masks of prompts, and which that is. A single model's own trunk is shared."""
+    """What makes masks of prompts, and which that is: unless the user names another, a SAM 2 that is going to segment,
+    or the one whose trunk a single model has, which is shared."""
+    segments = next((model for model in models if isinstance(model, Sam2Model)), None)
     shared = shared_prompts(models[0]) if len(models) == 1 else None
-    name = args.prompt_model or shared or PROMPT_MODEL
-    device = models[0].device if models else "auto"
-    sam2 = load_sam2(name, args.prompt_weights, device, "fp32")
-    weights = args.prompt_weights if sam2.loaded_from is None else f"sha256 {digest(sam2.loaded_from, 'sha256')}"
+    name = args.prompt_model or shared or (PROMPT_MODEL if segments is None else segments.name)
+    if segments is None or args.prompt_model is not None or args.prompt_weights != "auto":
+        sam2 = load_sam2(name, args.prompt_weights, models[0].device, "fp32")
+    else:
+        sam2 = segments
     own_trunk = name != shared
-    return Prompter(PromptHead(sam2, own_trunk)), {"model": name, "weights": weights, "shares_trunk": not own_trunk}
+    weights = "none" if sam2.loaded_from is None else f"sha256 {digest(sam2.loaded_from, 'sha256')}"
+    told = {"model": name, "weights": weights, "shares_trunk": not own_trunk}
+    return Prompter(PromptHead(sam2, own_trunk)), told

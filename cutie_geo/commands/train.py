@@ -23,6 +23,7 @@ from cutie_geo.commands.training_run import (
     TrainingRun,
     code_version,
     resolved,
+    run_root,
     start_trackers,
     tracker_names,
 )
@@ -152,7 +153,7 @@ def _accelerator(args: argparse.Namespace, config: TrainConfig, trackers: list[s
     require(
         config.precision != "fp16" or not cpu or args.dry_run, "precision: got fp16 on a CPU, wanted auto, bf16 or fp32"
     )
-    folder = RunFolder(run_root(args, config))
+    folder = RunFolder(run_root(args.output, config))
     return Accelerator(
         cpu=cpu,
         mixed_precision="fp16"
@@ -184,12 +185,6 @@ def _share_cores(args: argparse.Namespace, accelerator: Accelerator) -> None:
         torch.set_num_threads(max(cores // accelerator.num_processes, 1))
 
 
-def run_root(args: argparse.Namespace, config: TrainConfig) -> Path:
-    """The folder of this run."""
-    path = Path(config.model)  # a model's name may have dots in it, such as sam2.1-hiera-tiny
-    return args.output / (path.stem if path.suffix in (".yaml", ".yml") else path.name) / config.stage
-
-
 # ---------------------------------------------------------------------------------------------------------------- plan
 def _dry_run(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator) -> int:
     processes = args.processes or accelerator.num_processes
@@ -210,7 +205,7 @@ def _dry_run(args: argparse.Namespace, config: TrainConfig, accelerator: Acceler
 # ------------------------------------------------------------------------------------------------------------ training
 def _train(args: argparse.Namespace, config: TrainConfig, accelerator: Accelerator) -> int:
     config = _with_steps(args, config)
-    folder = RunFolder(run_root(args, config))
+    folder = RunFolder(run_root(args.output, config))
     checkpoint = _checkpoint(args, folder)
     content = None if checkpoint is None else read_state(checkpoint)
     if content is not None and checkpoint is not None:
@@ -339,7 +334,7 @@ def _weights(args: argparse.Namespace, config: TrainConfig) -> str:
         return args.weights
     if not config.after:
         return "auto" if config.start == "published" else config.start
-    before = run_root(args, build(TrainConfig, {**vars(config), "stage": config.after})) / "final"
+    before = run_root(args.output, build(TrainConfig, {**vars(config), "stage": config.after})) / "final"
     require(
         (before / "config.json").is_file(),
         f"{config.stage} starts from the weights of {config.after}, which aren't in {before}; wanted that stage first, "

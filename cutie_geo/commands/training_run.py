@@ -49,6 +49,12 @@ SAVES_LOST = 2
 """Checkpoints in a row that could not be written, after which a run stops."""
 
 
+def run_root(output: Path, config: TrainConfig) -> Path:
+    """The folder of a stage's run, in the folder of all runs."""
+    path = Path(config.model)  # a model's name may have dots in it, such as sam2.1-hiera-tiny
+    return output / (path.stem if path.suffix in (".yaml", ".yml") else path.name) / config.stage
+
+
 class RunFolder:
     """Where everything of one run lies."""
 

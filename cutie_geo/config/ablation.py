@@ -1,5 +1,6 @@
 """A table as a file: its rows, what each is trained and run with, and the figures that a paper gives for it."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from cutie_geo.config.loading import build, read_yaml, require
 
 PUBLISHED = "published"
 """As a row's weights: what the model was published with."""
-SHARED = ("model", "stages", "options", "weights", "checkpoint")
+SHARED = ("model", "stages", "options", "weights", "starts_from", "checkpoint")
 """What a row doesn't say for itself when it takes the weights of another."""
 
 
@@ -20,16 +21,19 @@ class PaperScores:
     """What a paper says of a row, in percent."""
 
     j_and_f: float
-    j: float
-    f: float
+    j: float | None = None
+    """None, as `f`, where the paper has nothing but the mean."""
+    f: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            require(0 <= value <= 100, f"{name}: got {value}, wanted 0 to 100")
+            require(value is None or 0 <= value <= 100, f"{name}: got {value}, wanted 0 to 100")
+        require((self.j is None) == (self.f is None), "got one of J and F, wanted both or neither")
 
     def named(self) -> dict[str, float]:
-        """By the names that reports have for them."""
-        return {"J&F": self.j_and_f, "J": self.j, "F": self.f}
+        """By the names that reports have for them, those that there are."""
+        values = {"J&F": self.j_and_f, "J": self.j, "F": self.f}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,15 @@ class AblationRow:
     paper: PaperScores | None = None
     """None: an experiment of one's own."""
     model: str = ""
-    """A preset or a YAML file. Empty: that of the table."""
+    """A preset, a YAML file or a SAM 2. Empty: that of the table."""
     stages: tuple[str, ...] | None = None
     """Trained one after the other. None: those of the table; an empty list: nothing is trained."""
     options: tuple[str, ...] = ()
     """key=value for the row's trainings, after the table's."""
     weights: str = ""
     """What its first stage starts from, as `train --weights` takes it, or `published`. Without stages: what is run."""
+    starts_from: str = ""
+    """The row, one before it, whose trained weights its first stage starts from."""
     checkpoint: str = ""
     """A trained model's folder, instead of training."""
     same_weights_as: str = ""
@@ -59,6 +65,8 @@ class AblationRow:
         given = [name for name in SHARED if getattr(self, name) not in ("", (), None)]
         if self.same_weights_as:
             require(not given, f"{self.name}: got same_weights_as with {', '.join(given)}, wanted one or the other")
+        both = self.starts_from and self.weights
+        require(not both, f"{self.name}: got starts_from with weights, wanted one or the other")
         if self.checkpoint:
             others = [name for name in given if name != "checkpoint"]
             require(not others, f"{self.name}: got checkpoint with {', '.join(others)}, wanted one or the other")
@@ -72,7 +80,7 @@ class AblationConfig:
     dataset: str
     """As of `infer --dataset`."""
     model: str
-    """A preset or a YAML file."""
+    """A preset, a YAML file or a SAM 2."""
     rows: tuple[AblationRow, ...]
     root: str = ""
     """The data set's folder under the data root. Empty: the data root itself."""
@@ -99,7 +107,11 @@ class AblationConfig:
         for what, names in (("names", [r.name for r in self.rows]), ("folders", [slug(r.name) for r in self.rows])):
             twice = [name for name, count in Counter(names).items() if count > 1]
             require(not twice, f"rows: {', '.join(twice)} more than once, wanted different {what}")
-        for row in self.rows:
+        for place, row in enumerate(self.rows):
+            if row.starts_from:
+                known = [r.name for r in self.rows[:place] if not r.same_weights_as]
+                wanted = f"wanted one of the rows before it, {', '.join(known) or 'of which there is none'}"
+                require(row.starts_from in known, f"{row.name}: starts_from: got {row.starts_from}, {wanted}")
             if row.same_weights_as:
                 known = [r.name for r in self.rows if not r.same_weights_as]
                 wanted = f"{row.name}: same_weights_as: got {row.same_weights_as}, wanted one of {', '.join(known)}"
@@ -126,12 +138,25 @@ def slug(name: str) -> str:
 
 
 def read_ablation(path: Path) -> AblationConfig:
-    """The table in a YAML file. Raises ValueError that names the file and the place for anything wrong."""
-    content = read_yaml(path)
+    """The table in a YAML file. Stages that are files are looked for beside it, then where one stands.
+
+    Raises ValueError that names the file and the place for anything wrong.
+    """
+    content = _with_stages(read_yaml(path), path.parent)
     rows = content.get("rows")
     if isinstance(rows, list):
-        content["rows"] = [_with_scores(row) if isinstance(row, Mapping) else row for row in rows]
+        rows = [_with_stages(_with_scores(row), path.parent) if isinstance(row, Mapping) else row for row in rows]
+        content["rows"] = rows
     return build(AblationConfig, content, str(path))
+
+
+def _with_stages(given: Mapping[str, Any], beside: Path) -> dict[str, Any]:
+    """The table, or a row, with stages that are files in a folder by the paths of these."""
+    stages = given.get("stages")
+    if not isinstance(stages, list):
+        return dict(given)
+    files = [(stage, Path(os.path.normpath(beside / str(stage)))) for stage in stages]
+    return {**given, "stages": [str(file) if file.is_file() else stage for stage, file in files]}
 
 
 def _with_scores(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,9 @@ def segment_record(
     results.begin(record.name)
     device = models[0].device
     reset_peak_memory(device)
-    method, started = method_for(models, options), time.perf_counter()
+    # a video file only claims a number of frames
+    method = method_for(models, options, source.frames if isinstance(source, FrameFolder) else None)
+    started = time.perf_counter()
     with _film(source, record, results, options) as film:
         save = _Saver(results, record, options, film)
         bar = progress(source.frames, record.name, "frame", line, leave)

@@ -18,7 +18,7 @@ from cutie_geo.config import require
 from cutie_geo.model import weights as catalogue
 from cutie_geo.model.blocks import normalise
 from cutie_geo.model.load import resolve_device, resolve_precision
-from cutie_geo.model.saving import checkpoint_file, read_sam2_description
+from cutie_geo.model.saving import checkpoint_file, holds_sam2, read_sam2_description
 from cutie_geo.model.tensor_files import fill, read_tensors
 from cutie_geo.structures import FrozenFile
 
@@ -36,6 +36,11 @@ SAM2_MODELS = {
 
 TRUNKS = {(144, 48): "large", (112, 24): "base-plus", (96, 16): "small", (96, 12): "tiny"}
 """Sizes by what tells their files apart: channels and blocks of the trunk."""
+
+
+def is_sam2(name: str) -> bool:
+    """Whether a model's name means a SAM 2: a published one's name, or the folder of a fine-tuned one."""
+    return name in SAM2_MODELS or holds_sam2(Path(name).expanduser())
 
 
 class Sam2Features(NamedTuple):
@@ -114,15 +119,19 @@ def load_sam2(
     precision: str = "auto",
     overrides: Iterable[str] = (),
 ) -> Sam2Model:
-    """One of `SAM2_MODELS`, ready for a `Sam2Tracker`, with the package's usual post-processing.
+    """A SAM 2, ready for a `Sam2Tracker`, with the package's usual post-processing.
 
-    weights: "auto" (the published ones, cached, else downloaded; their digest is checked), "none" (random, with a
-    warning), or a file: .pt as published, .safetensors with the same names, or a folder that training has left, which
-    brings its changes of the configuration. device and precision: as of `load_model`. overrides: `model.key=value`
-    changes of the package's configuration, in hydra's grammar.
+    name: one of `SAM2_MODELS`, or a folder that training has left, which brings its weights and its changes of the
+    configuration. weights: "auto" (the published ones, cached, else downloaded; their digest is checked), "none"
+    (random, with a warning), or a file: .pt as published, .safetensors with the same names, or again such a folder.
+    device and precision: as of `load_model`. overrides: `model.key=value` changes of the package's configuration, in
+    hydra's grammar.
 
     Raises ValueError for anything it doesn't know and for weights that don't fit in every entry.
     """
+    if name not in SAM2_MODELS and is_sam2(name):
+        require(str(weights) == "auto", f"weights: got {weights} for {name}, which brings its own; wanted auto")
+        name, weights = _trained_name(name), name
     require(name in SAM2_MODELS, f"{name}: no such model of SAM 2; wanted one of {', '.join(SAM2_MODELS)}")
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
@@ -142,6 +151,14 @@ def load_sam2(
         # holes are filled by a compiled kernel; without it the package leaves them, with a warning at every frame
         model.network.fill_hole_area = 0
     return model.eval().to(place)
+
+
+def _trained_name(folder: str) -> str:
+    """Which SAM 2 a folder has fine-tuned weights of. Raises ValueError for a damaged one."""
+    described = read_sam2_description(checkpoint_file(Path(folder).expanduser()))
+    require(described is not None, f"{folder}: its weights don't say what they are of, wanted what training has left")
+    assert described is not None
+    return described.name
 
 
 def _with_saved(name: str, file: Path | None, overrides: Iterable[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Masks from points and boxes: SAM 2's prompt encoder and mask decoder, behind its own trunk or one that is there."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class PromptHead(nn.Module):
     the prompt encoder and the mask decoder, as the package has them; always in float32.
 
     own_trunk: keep the first three stages too; without them another trunk with the same weights has to give theirs.
-    Takes what it needs out of `sam2`, which is of no use afterwards.
+    The weights are those of `sam2`, not copies of them, and `sam2` stays as it is.
     """
 
     def __init__(self, sam2: Sam2Model, own_trunk: bool) -> None:
@@ -33,9 +34,7 @@ class PromptHead(nn.Module):
         self.side: int = network.image_size
         """Height and width of the square that SAM 2 was trained on."""
         self.last_stage = trunk.blocks[first:]
-        self.trunk: nn.Module | None = trunk if own_trunk else None
-        if own_trunk:
-            trunk.blocks = trunk.blocks[:first]
+        self.trunk: nn.Module | None = _cut(trunk, first) if own_trunk else None
         self.neck = network.image_encoder.neck
         self.prompt_encoder = network.sam_prompt_encoder
         self.mask_decoder = network.sam_mask_decoder
@@ -101,3 +100,11 @@ class PromptHead(nn.Module):
         )
         best = masks[:, quality[0].argmax()][None]
         return interpolate(best, size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _cut(trunk: nn.Module, blocks: int) -> nn.Module:
+    """A trunk's first blocks as a trunk that has the same weights; the other one stays whole."""
+    first = copy(trunk)
+    first._modules = dict(trunk._modules)
+    first.blocks = trunk.blocks[:blocks]  # type: ignore[index]
+    return first

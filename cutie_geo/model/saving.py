@@ -198,6 +198,15 @@ def read_sam2_description(path: Path) -> Sam2Description | None:
     return Sam2Description(str(name), [str(item) for item in overrides or ()])
 
 
+def holds_sam2(folder: Path) -> bool:
+    """Whether a folder is that of a fine-tuned SAM 2. What is wrong with it is said when it is loaded."""
+    try:
+        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and SAM2_ENTRY in content
+
+
 def require_plain(overrides: Iterable[str], where: str) -> None:
     """Raises ValueError for changes of SAM 2's configuration that a file may not ask for: all but plain values, since
     hydra would call whatever function a configuration names."""

@@ -1,13 +1,17 @@
 """SAM 2 segments what infer.py is given, alone and beside our own model."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from toy_videos import contents, read_ids, summary, write_frames, write_mask
+from toy_videos import contents, read_ids, regions, summary, write_film, write_frames, write_mask
 
 from cutie_geo.__main__ import run_one
 from cutie_geo.data.masks import read_probs
+from cutie_geo.inference.methods import method_for
+from cutie_geo.inference.sam2_tracker import Sam2Tracker
+from cutie_geo.inference.segment import Method
 
 Said = pytest.CaptureFixture[str]
 SMALL = ("model.image_size=128",)
@@ -44,6 +48,36 @@ def test_sam2_is_a_model_like_any_other(tmp_path: Path, capsys: Said) -> None:
     assert "1 already complete" in capsys.readouterr().out
     assert infer(tmp_path, "out", *sam2, "model.sigmoid_scale_for_mem_enc=10.0") == 2
     assert "bear was made with other model.overrides" in capsys.readouterr().err
+
+
+def test_sam2_is_told_how_many_frames_a_folder_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its package scales distances in time by the length of clips that are short, and so knows it."""
+    told = []
+
+    def watched(*args: Any) -> Method:
+        method = method_for(*args)
+        assert isinstance(method, Sam2Tracker)
+        told.append(method.num_frames)
+        return method
+
+    monkeypatch.setattr("cutie_geo.inference.one_video.method_for", watched)
+    assert infer(tmp_path, "out", "--model", "sam2.1-hiera-tiny", "--weights", "none") == 0
+    film = ("--video", write_film(tmp_path / "film.mp4"), "--mask", tmp_path / "masks" / "00000.png")
+    assert infer(tmp_path, "film", "--model", "sam2.1-hiera-tiny", "--weights", "none", *film) == 0
+    assert told == [4, None]
+
+
+def test_a_benchmark_of_several_objects_that_come_later_is_run(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_frames(tmp_path / "valid" / "JPEGImages" / name, 3)
+        write_mask(tmp_path / "valid" / "Annotations" / name / "00000.png", regions((1, 2)))
+    write_mask(tmp_path / "valid" / "Annotations" / "two" / "00001.png", regions((1, 2, 3)))
+    words = ["--dataset", "lsvos2024-valid", "--data-root", tmp_path, "--output", tmp_path / "out", "--weights", "none"]
+    words += ["--model", "sam2.1-hiera-tiny", *SMALL, "--precision", "fp32", "--cpu-threads", 1]
+    assert run_one("infer", [str(word) for word in words]) == 0
+    told = summary(tmp_path / "out")["videos"]
+    assert (told["one"]["objects"], told["two"]["objects"]) == ([1, 2], [1, 2, 3])
+    assert told["two"]["presence"]["3"][0] is None
 
 
 def test_sam2_and_our_model_are_summed(tmp_path: Path) -> None:

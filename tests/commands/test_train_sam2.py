@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sam2.build_sam import build_sam2_video_predictor
 from stock_sam2 import TINY, Stock, tiny_sam2, video
-from toy_videos import read_ids, write_frames, write_mask
+from toy_videos import read_ids, summary, write_frames, write_mask
 from training import same
 
 from cutie_geo.__main__ import run_one
@@ -168,13 +168,36 @@ def test_the_package_loads_what_was_trained_and_gives_the_same_masks(final: Path
 def test_infer_takes_the_folder_or_the_file(final: Path, tmp_path: Path) -> None:
     write_frames(tmp_path / "bear", 2)
     write_mask(tmp_path / "masks" / "00000.png", np.pad(np.full((20, 20), 3, np.uint8), ((10, 34), (10, 66))))
-    for name, weights in (("folder", final), ("file", final / "model.safetensors")):
+    places = {
+        "folder": (NAME, "--weights", final), "model": (final,),
+        "file": (NAME, "--weights", final / "model.safetensors"),
+    }  # fmt: skip
+    for name, model in places.items():
         words = ["--video", tmp_path / "bear", "--mask", tmp_path / "masks", "--output", tmp_path / name]
-        words += ["--model", NAME, "--weights", weights, "--precision", "fp32", "--cpu-threads", 1, "--device", "cpu"]
+        words += ["--model", *model, "--precision", "fp32", "--cpu-threads", 1, "--device", "cpu"]
         assert run_one("infer", [str(word) for word in words]) == 0
-    folder, file = (read_ids(tmp_path / name / "bear" / "00001.png") for name in ("folder", "file"))
-    assert np.array_equal(folder, file)
+    folder, *others = (read_ids(tmp_path / name / "bear" / "00001.png") for name in places)
+    assert all(np.array_equal(folder, other) for other in others)
     assert folder.shape == (64, 96)
+    settings = [summary(tmp_path / name)["settings"] for name in places]
+    assert settings[0] == settings[1] == settings[2]
+
+
+def test_a_fine_tuned_one_is_summed_with_another_and_brings_its_own_weights(
+    final: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_frames(tmp_path / "bear", 2)
+    write_mask(tmp_path / "masks" / "00000.png", np.pad(np.full((20, 20), 3, np.uint8), ((10, 34), (10, 66))))
+    words = ["--video", tmp_path / "bear", "--mask", tmp_path / "masks", "--output", tmp_path / "out"]
+    words += ["--models", "cutie-geo-tiny", final, "--precision", "fp32", "--cpu-threads", 1, "--device", "cpu"]
+    assert run_one("infer", [str(word) for word in words]) == 0
+    first, second = summary(tmp_path / "out")["settings"]["members"]
+    assert "key_dim" in first["model"] and second["model"]["name"] == NAME
+    assert second["weights"].startswith("sha256 ")
+    words[words.index("--models")] = "--model"
+    words.remove("cutie-geo-tiny")
+    assert run_one("infer", [str(word) for word in [*words, "--weights", "none"]]) == 2
+    assert "which brings its own; wanted auto" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_network_is_refused(final: Path, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ TWO_OBJECTS = {"abc": {"1": ["00000", "00005"], "2": ["00005", "00010"]}}
         ("mose-valid", 480, 5, False, "first", "all"),
         ("lvos-valid", 480, 5, True, "first_appearance", "all"),
         ("lvos-test", 480, 5, True, "first_appearance", "all"),
+        ("lsvos2024-valid", 480, 5, True, "first_appearance", "all"),
         ("generic", -1, 5, True, "first", "all"),
     ],
 )
@@ -330,6 +331,15 @@ def test_lvos_reads_pixels_only_when_asked_and_then_keeps_first_appearances(
     assert list(reduced.masks) == ["00000001", "00000006"]
     assert reduced.keep_ids == {"00000001": frozenset({1}), "00000006": frozenset({2})}
     assert with_first_appearances(reduced) is reduced
+
+
+def test_a_mixture_of_mose_and_lvos_has_objects_that_come_later(tmp_path: Path):
+    put_lvos(tmp_path / "valid")
+    put_videos(tmp_path / "valid", ["b1"], masks=0)
+    put_mask(tmp_path / "valid" / "Annotations" / "b1" / "00000.png", 1, 2)
+    records = dataset("lsvos2024-valid", tmp_path)[1]
+    assert names_of(records) == ["b1", "v"]
+    assert [list(with_first_appearances(record).masks) for record in records] == [["00000"], ["00000001", "00000006"]]
 
 
 def test_lvos_takes_the_videos_of_its_meta_file(tmp_path: Path):

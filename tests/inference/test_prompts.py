@@ -15,6 +15,7 @@ from cutie_geo.__main__ import run_one
 from cutie_geo.config import ModelConfig, build
 from cutie_geo.inference.ensemble import Ensemble
 from cutie_geo.inference.prompts import Prompter, shared_prompts
+from cutie_geo.inference.sam2_tracker import Sam2Tracker
 from cutie_geo.inference.segment import segment_frames
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
@@ -155,6 +156,18 @@ def test_masks_lie_over_prompts_and_prompts_share_the_rest(geo: CutieGeo) -> Non
         prompter.given(Tracker(geo), shown._replace(prompts={9: PROMPTS["a box"]}))
 
 
+def test_what_a_head_is_made_of_stays_whole() -> None:
+    model, image = sam2(), torch.from_numpy(picture().copy()).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        before = model.encode(image)[0].backbone["backbone_fpn"]
+        head = PromptHead(model, own_trunk=True)
+        Prompter(head).given(Sam2Tracker(model), frame({1: PROMPTS["a point"]}))
+        after = model.encode(image)[0].backbone["backbone_fpn"]
+    assert all(torch.equal(x, y) for x, y in zip(before, after))
+    first = next(iter(model.network.image_encoder.trunk.parameters()))  # type: ignore[union-attr]
+    assert next(iter(head.trunk.parameters())) is first, "no second copy of the weights"  # type: ignore[union-attr]
+
+
 def test_a_trunk_is_shared_only_where_it_is_that_of_a_sam2(geo: CutieGeo) -> None:
     assert shared_prompts(geo) == "sam2.1-hiera-tiny"
     assert shared_prompts(CutieGeo(tiny_config())) is None
@@ -201,6 +214,20 @@ def test_infer_takes_points_and_boxes_and_says_so(tmp_path: Path, capsys: Said) 
     assert "bear was made with other prompts" in capsys.readouterr().err
     assert infer(tmp_path, "--prompts", file, "--overwrite") == 0
     assert contents(tmp_path / "out" / "bear") == {Path(k).name: v for k, v in before.items() if k.startswith("bear")}
+
+
+def test_points_at_a_sam2_are_for_that_sam2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other is loaded, and the one that has made the masks segments: its objects are there on the last frame."""
+    monkeypatch.setattr("cutie_geo.commands.models.load_sam2", lambda *args: sam2())
+    monkeypatch.setattr("cutie_geo.commands.prompting.load_sam2", lambda *args: pytest.fail("another one is loaded"))
+    where = ("--object", 5, "--box", "10,10,90,80", "--frame", "00001", "--object", 6, "--point", "60,40")
+    words = ["--video", written(tmp_path), "--output", tmp_path / "out", "--precision", "fp32", "--cpu-threads", 1]
+    words += ["--model", "sam2.1-hiera-tiny", "--weights", "none", *where]
+    assert run_one("infer", [str(word) for word in words]) == 0
+    told = summary(tmp_path / "out")
+    assert told["settings"]["prompts"] == {"model": "sam2.1-hiera-tiny", "weights": "none", "shares_trunk": False}
+    assert told["videos"]["bear"]["objects"] == [5, 6]
+    assert set(np.unique(read_ids(tmp_path / "out" / "bear" / "00000.png"))) == {0, 5}
 
 
 @pytest.mark.usefixtures("small_sam2")

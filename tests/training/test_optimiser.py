@@ -53,6 +53,9 @@ def test_the_mega_schedule_drops_where_cutie_drops() -> None:
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
     mose = train_config("cutie_mose")
     assert [rate_at(step, mose.steps, mose.optimiser) for step in (14_999, 15_000)] == pytest.approx([1e-4, 1e-5])
+    lsvos = train_config("cutie_lsvos")
+    assert [source.name for source in lsvos.data] == ["mose-train", "lvos-train"]
+    assert (lsvos.steps, lsvos.batch, lsvos.optimiser, lsvos.start) == (20_000, 16, mose.optimiser, "published")
 
 
 def test_the_papers_second_stage_is_as_it_says() -> None:

@@ -96,6 +96,12 @@ def find_mose(root: Path, split: str) -> Layout:
     return Layout(frames, masks, subfolders(frames))
 
 
+def find_lsvos(root: Path, split: str) -> Layout:
+    """The LSVOS challenge's mixture of MOSE and LVOS, in the layout of MOSE. Raises ValueError for another layout."""
+    frames, masks = find_level(find_home(root, (split, f"LSVOS/{split}", ".")))
+    return Layout(frames, masks, subfolders(frames))
+
+
 def find_lvos(root: Path, split: str) -> Layout:
     """LVOS, version 1 or 2; `split` is train, valid or test. Its list is `<split>_meta.json`, else every folder is
     taken. Raises ValueError for another layout."""
@@ -181,6 +187,12 @@ def index_mose(root: Path, split: str, strict: bool = True) -> list[VideoRecord]
     return video_records(find_mose(root, split), "first", strict)
 
 
+def index_lsvos(root: Path, split: str, strict: bool = True) -> list[VideoRecord]:
+    """The LSVOS challenge's mixture of MOSE and LVOS, in some of whose videos objects come later. Raises ValueError for
+    another layout."""
+    return video_records(find_lsvos(root, split), "first_appearance", strict)
+
+
 def index_lvos(root: Path, split: str, strict: bool = True) -> list[VideoRecord]:
     """LVOS, version 1 or 2; `split` is valid or test. Its list is `<split>_meta.json`, else every folder is taken.
 
@@ -230,6 +242,7 @@ def _specs() -> list[DatasetSpec]:
         ),
         davis("mose-valid", "MOSE 1 and 2, valid", index=partial(index_mose, split="valid")),
         lvos("lvos-valid", "LVOS 1 and 2, valid", index=partial(index_lvos, split="valid")),
+        lvos("lsvos2024-valid", "LSVOS 2024, MOSE and LVOS, valid", index=partial(index_lsvos, split="valid")),
         lvos("lvos-test", "LVOS 1 and 2, test", index=partial(index_lvos, split="test")),
         davis("visor-train", "VISOR, train", index=partial(index_visor, split="train")),
         davis("visor-val", "VISOR, val", index=partial(index_visor, split="val")),

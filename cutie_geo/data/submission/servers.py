@@ -62,6 +62,7 @@ SERVERS: dict[str, Server] = {
             folder="Annotations",
         ),
         Server("mose", "MOSE", {"valid": "mose-valid"}),
+        Server("lsvos", "LSVOS 2024, VOS track", {"valid": "lsvos2024-valid"}),
         Server("lvos", "LVOS", {"valid": "lvos-valid", "test": "lvos-test"}, folder="Annotations"),
     )
 }
