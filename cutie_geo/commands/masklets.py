@@ -137,7 +137,8 @@ def require_sense(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.cpu_threads)
     require((args.video is None) != (args.dataset is None), "--video and --dataset: wanted one of them")
     require((args.dataset is None) == (args.data_root is None), "--dataset and --data-root: wanted both or none")
-    require(args.dataset is None or args.sequences is None, "--sequences: wanted it with --video, --dataset has its own")
+    listed = args.dataset is None or args.sequences is None
+    require(listed, "--sequences: wanted --video with it; --dataset has a list of its own")
     require(args.model in SAM2_MODELS, f"--model: got {args.model}, wanted one of {', '.join(SAM2_MODELS)}")
     same = args.propagator == SAME
     require(not same or args.propagator_weights == "auto", "--propagator-weights: wanted another --propagator with it")

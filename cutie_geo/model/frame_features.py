@@ -1,5 +1,6 @@
 """One map of features of a frame, from which masklets are classified: SAM 2's own, or any encoder of `transformers`."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 PYRAMID = 32
 """Stride of the deepest map of encoders that shrink their maps step by step."""
+OF_FEATURES = ("model.image_encoder.", "model.image_size=")
+"""Changes of SAM 2's configuration that its features depend on."""
 LEAST_PATCH = 8
 """Pixels: patches from here on are those of an encoder that keeps one size; pyramids begin with smaller ones."""
 
@@ -33,8 +36,11 @@ def sam2_map(features: Sam2Features, level: int = -1) -> Float[Tensor, "C h w"]:
 
 
 def sam2_source(model: Sam2Model, level: int = -1) -> FeatureSource:
-    """Whose features those of a SAM 2 are: of its image encoder, and nothing else of it."""
-    return FeatureSource(model.name, level, state_digest(model.network.image_encoder))  # type: ignore[arg-type]
+    """Whose features those of a SAM 2 are: of its image encoder, as it is configured, and nothing else of it."""
+    weights = state_digest(model.network.image_encoder)  # type: ignore[arg-type]
+    changes = sorted(item for item in model.overrides if item.lstrip("+~").startswith(OF_FEATURES))
+    told = hashlib.sha256(f"{weights} {' '.join(changes)}".encode()).hexdigest()
+    return FeatureSource(model.name, level, told)
 
 
 class FrameEncoder(nn.Module):

@@ -2,9 +2,12 @@
 
     model.safetensors   its weights; the header repeats config.json
     config.json         {"format": 1, "classifier": what `ClassifierDescription` has}
+
+It has learnt from one encoder's features, and refuses those of any other.
 """
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -30,7 +33,7 @@ class FeatureSource:
     level: int
     """Which of its maps."""
     digest: str
-    """Of its weights."""
+    """Of its weights, and of what else decides its features."""
 
     def __str__(self) -> str:
         return f"{self.model} (level {self.level}, weights {self.digest[:12]})"
@@ -51,7 +54,8 @@ class ClassifierDescription:
 
     def __post_init__(self) -> None:
         require(bool(self.classes), "classes: got none, wanted 1 or more")
-        require(min(self.dim, *self.hidden, self.dim) >= 1, f"widths: got {self.dim} and {self.hidden}, wanted 1 or more")
+        widths = (self.dim, *self.hidden)
+        require(min(widths) >= 1, f"widths: got {widths}, wanted 1 or more each")
 
 
 class MaskletClassifier(nn.Module):
@@ -62,7 +66,7 @@ class MaskletClassifier(nn.Module):
         self.described = described
         widths = [described.dim, *described.hidden, len(described.classes)]
         layers: list[nn.Module] = []
-        for width, following in zip(widths, widths[1:]):
+        for width, following in pairwise(widths):
             layers += [nn.Linear(width, following), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
         self.frozen_files: dict[str, FrozenFile] = {}

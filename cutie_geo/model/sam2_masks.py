@@ -10,6 +10,7 @@ from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 from cutie_geo.config import GridOptions
 from cutie_geo.model.sam2 import Sam2Model
 
+DEFAULTS = GridOptions()
 STRIDES = (4, 8, 16)
 """Of the feature maps that the mask decoder looks at."""
 
@@ -28,7 +29,7 @@ class AutomaticMasks:
     It has no weights of its own: the network is that of `model`, which a `Sam2Tracker` may run at the same time.
     """
 
-    def __init__(self, model: Sam2Model, options: GridOptions = GridOptions()) -> None:
+    def __init__(self, model: Sam2Model, options: GridOptions = DEFAULTS) -> None:
         self.model, self.options = model, options
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # the package's transforms

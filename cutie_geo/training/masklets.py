@@ -1,8 +1,8 @@
 """The classifier of masklets, trained on a table of them from step to step.
 
-`stage` trains networks that see clips: its batches are clips, its steps unroll them, and what it says of them are masks.
-Rows of a table are none of that, so this loop is one of its own, over the same optimiser, rates, draws and checkpoints.
-As there, chance is a function of seeds, so that an interruption changes nothing.
+`stage` trains networks that see clips: its batches are clips, its steps unroll them, and what they say are masks. Rows
+of a table are none of that, so this loop is one of its own, over the same optimiser, rates, draws and checkpoints. As
+there, chance is a function of seeds, so that an interruption changes nothing.
 """
 
 import math

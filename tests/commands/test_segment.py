@@ -59,17 +59,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def arguments(data: Path, folder: Path, *argv: object, **changes: Any) -> list[str]:
+def arguments(root: Path, folder: Path, *argv: object, **changes: Any) -> list[str]:
     """Those of `train`, whose runs go to `folder`/runs; all runs have their masklets in one place."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "toy.yaml").write_text(yaml.safe_dump(RUN | changes))
-    what = ["--config", folder / "toy.yaml", "--data-root", data, "--weights", data / "tiny.safetensors"]
-    where = ["--output", folder / "runs", "--cache-features", data / "masklets", "--tracker", "none"]
+    what = ["--config", folder / "toy.yaml", "--data-root", root, "--weights", root / "tiny.safetensors"]
+    where = ["--output", folder / "runs", "--cache-features", root / "masklets", "--tracker", "none"]
     return [str(word) for word in [*what, *where, *HOW, *argv]]
 
 
-def train(data: Path, folder: Path, *argv: object, **changes: Any) -> int:
-    return run_one("train", arguments(data, folder, *argv, **changes))
+def train(root: Path, folder: Path, *argv: object, **changes: Any) -> int:
+    return run_one("train", arguments(root, folder, *argv, **changes))
 
 
 def run_folder(folder: Path, stage: str = "toy") -> Path:
@@ -89,7 +89,7 @@ def segment(data: Path, trained: Path, output: Path, *argv: object) -> int:
     what = ["--output", output, "--classifier", run_folder(trained) / "final", "--scope", "frame"]
     model = ["--model", NAME, "--weights", data / "tiny.safetensors", "--precision", "fp32", *HOW, *TINY]
     words = argv if "--video" in argv or "--dataset" in argv else ("--dataset", "vspw-val", "--data-root", data, *argv)
-    return run_one("segment", [str(word) for word in [*what, *ODD, *words, *model]])
+    return run_one("segment", [str(word) for word in [*what, *ODD, *model, *words]])
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ def test_a_signal_while_masklets_are_made_loses_none_that_are_done(data: Path, t
         ((), {"window": 0}, "window: got 0"),
         ((), {"model": "cutie-base"}, "model: got cutie-base, wanted one of sam2.1-hiera-tiny"),
         ((), {"data": {"clips": "nowhere.txt"}}, "no list nowhere.txt of vspw"),
-        ((), {"encoder": "nowhere"}, "nowhere: can't be loaded as an image encoder"),
+        ((), {"encoder": "no/such/folder"}, "no/such/folder: can't be loaded as an image encoder"),
         ((), {"level": 7}, "level: got 7, wanted one of SAM 2's 3 maps"),
         ((), {"colour": 1}, "unknown colour"),
     ],
@@ -286,7 +286,8 @@ def test_another_encoder_s_features_do_as_well(data: Path, tmp_path: Path, capsy
         (("--base", "nowhere"), "nowhere: no such folder"),
         (("--classifier", "nowhere"), "nowhere: no such folder, wanted a classifier of masklets"),
         (("--scope", "window", "--window", 0), "window: got 0"),
-        (("model.image_encoder.neck.fpn_interp_model=bicubic", "--weights", "none"), "wanted those that it has learnt"),
+        (("--weights", "none"), "wanted those that it has learnt"),
+        (("model.image_encoder.neck.fpn_interp_model=bicubic",), "wanted those that it has learnt"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -36,7 +36,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "level", "wanted"),
-    [("segformer", -1, (32, 3, 4)), ("segformer", 0, (8, 24, 32)), ("dinov2", -1, (32, 7, 9)), ("dinov2", 1, (32, 7, 9))],
+    [
+        ("segformer", -1, (32, 3, 4)),
+        ("segformer", 0, (8, 24, 32)),
+        ("dinov2", -1, (32, 7, 9)),
+        ("dinov2", 1, (32, 7, 9)),
+    ],
 )
 def test_an_encoder_gives_one_map_of_a_frame(saved: Path, name: str, level: int, wanted: tuple[int, ...]) -> None:
     encoder = load_frame_encoder(str(saved / name), level, "cpu", "fp32")

@@ -71,7 +71,7 @@ def test_folders_of_something_else_are_refused(model: MaskletClassifier, tmp_pat
     ("change", "words"),
     [
         ({"dim": "8"}, r"model\.safetensors\.dim: got '8'"),
-        ({"hidden": [0]}, "widths: got 8 and"),
+        ({"hidden": [0]}, r"widths: got \(8, 0\)"),
         ({"hidden": [6]}, "don't fit a classifier of masklets"),
         ({"classes": []}, "classes: got none"),
         ({"extra": 1}, "unknown extra"),
