@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     clips = {clip.name: clip for clip in [*learnt, *held_out]}
     inputs = {clip.name: _inputs(clip) for clip in clips.values()}
     missing = [clip for clip in clips.values() if not files.has(clip.name, inputs[clip.name])]
+    processes.wait()  # all have seen what is missing before one writes it
     with logging_redirect_tqdm():
         _make_tables(processes.share(missing), files, inputs, look, config)
     processes.leave()  # the classifier is too small to be shared
@@ -252,7 +253,9 @@ def _facts(
 
 def _counted(table: MaskletTable) -> dict[str, Any]:
     """How many masklets there are, of how many classes, and what tells them from others."""
-    told = hashlib.sha256(table.features.cpu().numpy().tobytes() + table.votes.cpu().numpy().tobytes())
+    told = hashlib.sha256()
+    for column in table:
+        told.update(np.ascontiguousarray(column.cpu().numpy()))
     return {"count": len(table.features), "classes": len(table.labels().unique()), "sha256": told.hexdigest()}
 
 

@@ -68,10 +68,11 @@ class WindowFeatures:
         features = self.encode(image)
         means = pool_masks(features, torch.from_numpy(masks).to(features.device))
         sizes = torch.from_numpy(np.count_nonzero(masks, axis=(1, 2))).to(means)[:, None]
-        self._sums.append(means * sizes)
-        self._sizes.append(sizes)
-        if self.scope == "window":
-            self._sums, self._sizes = [sum(self._sums)], [sum(self._sizes)]  # type: ignore[list-item]
+        if self.scope == "window" and self._sums:
+            self._sums, self._sizes = [self._sums[0] + means * sizes], [self._sizes[0] + sizes]
+        else:
+            self._sums.append(means * sizes)
+            self._sizes.append(sizes)
 
     def means(self) -> list[Float[Tensor, "K C"]]:
         """The masklets' features, zeros for one that is empty: one set for all frames, or one for each."""

@@ -1,6 +1,7 @@
 """`train --config configs/vss/...` and `cutie-geo segment` on rendered clips: from files to scores."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from programs import finish, start, wait_for
+from programs import LAUNCHER, finish, start
 from safetensors.torch import load_file, save_file
 from stock_sam2 import TINY, tiny_sam2
 from tinted import CLASSES as TINTED
@@ -166,9 +167,11 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(data: Path, trained
 @pytest.mark.slow
 def test_a_signal_while_masklets_are_made_loses_none_that_are_done(data: Path, tmp_path: Path) -> None:
     """As a program of its own, ended by Ctrl-C, with scalars for W&B kept on the disk."""
+    pytest.importorskip("wandb")
     cache = tmp_path / "cache"
     words = arguments(data, tmp_path, "--cache-features", cache, "--tracker", "wandb", epochs=1)
-    program = start(TRAIN, *words)
+    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    program = start(TRAIN, *words, env=environment)
     while not list(cache.glob("*/clip0.safetensors")):
         assert program.poll() is None
     program.send_signal(2)
@@ -177,11 +180,10 @@ def test_a_signal_while_masklets_are_made_loses_none_that_are_done(data: Path, t
     assert "goes on where it stopped" in said
     (first,) = cache.glob("*/clip0.safetensors")
     before = first.stat().st_mtime_ns
-    program = start(TRAIN, *words)
-    wait_for(run_folder(tmp_path) / "wandb_id", program)
-    status, said = finish(program)
+    status, said = finish(start(TRAIN, *words, env=environment))
     assert status == 0, said
     assert first.stat().st_mtime_ns == before
+    assert list(run_folder(tmp_path).glob("wandb/offline-run-*"))
 
 
 @pytest.mark.parametrize(
@@ -324,3 +326,14 @@ def test_configurations_are_what_their_files_say(name: str, check: Callable[[Any
     config = classifier_config(path, ["epochs=3", "model.image_size=128"])
     assert check(config)
     assert (config.epochs, config.model_options[-1], config.stage) == (3, "model.image_size=128", name)
+
+
+@pytest.mark.slow
+def test_processes_share_the_masklets_and_one_of_them_learns(data: Path, trained: Path, tmp_path: Path) -> None:
+    """What comes of two is what comes of one."""
+    words = arguments(data, tmp_path, "--cache-features", tmp_path / "cache")
+    status, said = finish(start(*LAUNCHER, TRAIN, *words))
+    assert status == 0, said
+    assert len(list((tmp_path / "cache").glob("*/*.safetensors"))) == 8
+    one, two = (load_file(run_folder(folder) / "final" / "model.safetensors") for folder in (trained, tmp_path))
+    assert all(torch.equal(two[name], value) for name, value in one.items())
