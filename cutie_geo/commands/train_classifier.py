@@ -252,11 +252,18 @@ def _facts(
 
 
 def _counted(table: MaskletTable) -> dict[str, Any]:
-    """How many masklets there are, of how many classes, and what tells them from others."""
+    """How many masklets there are, of how many classes, the share of the commonest in percent, which is the top-1 of
+    knowing nothing, and what tells these masklets from others."""
     told = hashlib.sha256()
     for column in table:
-        told.update(np.ascontiguousarray(column.cpu().numpy()))
-    return {"count": len(table.features), "classes": len(table.labels().unique()), "sha256": told.hexdigest()}
+        told.update(np.ascontiguousarray(column.cpu().numpy()).data)
+    masklets = table.labels().bincount()
+    return {
+        "count": len(table.features),
+        "classes": int((masklets > 0).sum()),
+        "commonest": 100 * int(masklets.max()) / len(table.features),
+        "sha256": told.hexdigest(),
+    }
 
 
 def _require_same_masklets(folder: RunFolder, facts: dict[str, Any]) -> None:

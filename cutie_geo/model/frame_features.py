@@ -99,7 +99,7 @@ def load_frame_encoder(
     try:
         config = AutoConfig.from_pretrained(where)
         if type(config) in MODEL_FOR_BACKBONE_MAPPING:
-            backbone = MODEL_FOR_BACKBONE_MAPPING[type(config)]
+            backbone: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
             loaded: Any = backbone.from_pretrained(where, out_indices=[level], output_loading_info=True)
         else:
             loaded = AutoModel.from_pretrained(where, output_loading_info=True)

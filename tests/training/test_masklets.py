@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from classifying import Hooks, state_of
 
 from cutie_geo.config import ClassifierConfig, MaskletValidation, OptimiserConfig
 from cutie_geo.model.masklet_classifier import ClassifierDescription, FeatureSource, MaskletClassifier, load_classifier
@@ -19,8 +20,7 @@ from cutie_geo.training.masklets import (
     steps_of,
     top1,
 )
-from cutie_geo.training.optimiser import build_optimiser, groups
-from cutie_geo.training.state import Checkpoints, TrainState, read_state, require_same, restore
+from cutie_geo.training.state import TrainState, read_state, require_same, restore
 
 CONFIG = ClassifierConfig(
     "toy", epochs=4, batch=16, save_every=3, log_every=2, optimiser=OptimiserConfig(learning_rate=5e-2)
@@ -39,33 +39,8 @@ def table_of(count: int = 50) -> MaskletTable:
     return MaskletTable(features, votes)
 
 
-class Hooks:
-    """Keeps what is said; asks to stop after a step."""
-
-    def __init__(self, root: Path, stop_after: int = -1) -> None:
-        self.checkpoints, self.stop_after = Checkpoints(root), stop_after
-        self.lines: list[tuple[int, dict[str, float]]] = []
-        self.validated: list[int] = []
-        self.step = 0
-
-    def stop_wanted(self) -> bool:
-        return self.step == self.stop_after
-
-    def on_step(self, step: int) -> None:
-        self.step = step
-
-    def on_log(self, step: int, values: dict[str, float]) -> None:
-        self.lines.append((step, values))
-
-    def on_validate(self, step: int) -> None:
-        self.validated.append(step)
-
-    def on_save(self, state: TrainState) -> None:
-        self.checkpoints.save(state, CONFIG)
-
-
-def state_of(model: MaskletClassifier) -> TrainState:
-    return TrainState(model, build_optimiser(groups(model, CONFIG.optimiser), CONFIG.optimiser, half=False))
+def fresh() -> TrainState:
+    return state_of(new_classifier(MaskletClassifier(DESCRIBED), 0), CONFIG)
 
 
 def trained(hooks: Hooks, state: TrainState, config: ClassifierConfig = CONFIG) -> bool:
@@ -110,7 +85,7 @@ def test_pixels_inside_masklets_are_counted_by_true_class_and_given_class() -> N
 
 # ---------------------------------------------------------------------------------------------------------- the loop
 def test_loss_falls_and_top1_rises(tmp_path: Path) -> None:
-    state, hooks = state_of(new_classifier(MaskletClassifier(DESCRIBED), 0)), Hooks(tmp_path)
+    state, hooks = fresh(), Hooks(tmp_path, CONFIG)
     assert trained(hooks, state)
     assert state.step == 16
     (first, before), (last, after) = hooks.lines[0], hooks.lines[-1]
@@ -123,15 +98,15 @@ def test_loss_falls_and_top1_rises(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [5, 6])
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, stop: int) -> None:
     """Stopped between two checkpoints and at one, the lines of the log are the same too."""
-    whole, straight = Hooks(tmp_path / "whole"), state_of(new_classifier(MaskletClassifier(DESCRIBED), 0))
+    whole, straight = Hooks(tmp_path / "whole", CONFIG), fresh()
     assert trained(whole, straight)
-    halted = Hooks(tmp_path / "halted", stop_after=stop)
-    assert not trained(halted, state_of(new_classifier(MaskletClassifier(DESCRIBED), 0)))
+    halted = Hooks(tmp_path / "halted", CONFIG, stop)
+    assert not trained(halted, fresh())
     folder = halted.checkpoints.latest()
     assert folder is not None
     content = read_state(folder)
     require_same(content["config"], CONFIG, folder)
-    state, rest = state_of(load_classifier(folder, 3, torch.device("cpu"))), Hooks(tmp_path / "halted")
+    state, rest = state_of(load_classifier(folder, 3, torch.device("cpu")), CONFIG), Hooks(tmp_path / "halted", CONFIG)
     restore(state, content, folder)
     assert state.step == stop
     assert trained(rest, state)
@@ -141,8 +116,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, stop: in
 
 
 def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
-    hooks = Hooks(tmp_path)
-    trained(hooks, state_of(new_classifier(MaskletClassifier(DESCRIBED), 0)))
+    hooks = Hooks(tmp_path, CONFIG)
+    trained(hooks, fresh())
     folder = hooks.checkpoints.latest()
     assert folder is not None
     config = ClassifierConfig("toy", epochs=4, batch=17, save_every=3, validation=MaskletValidation(every=1))
@@ -152,17 +127,17 @@ def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
 
 def test_scores_come_when_they_are_due(tmp_path: Path) -> None:
     config = ClassifierConfig("toy", epochs=1, batch=10, validation=MaskletValidation(every=2))
-    hooks = Hooks(tmp_path)
-    trained(hooks, state_of(new_classifier(MaskletClassifier(DESCRIBED), 0)), config)
+    hooks = Hooks(tmp_path, CONFIG)
+    trained(hooks, fresh(), config)
     assert hooks.validated == [2, 4]
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
-    state = state_of(new_classifier(MaskletClassifier(DESCRIBED), 0))
+    state = fresh()
     with torch.no_grad():
         state.model.layers[0].weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="step 1: got loss nan"):
-        trained(Hooks(tmp_path), state)
+        trained(Hooks(tmp_path, CONFIG), state)
 
 
 @pytest.mark.parametrize(
