@@ -53,8 +53,7 @@ class FrameEncoder(nn.Module):
     def __init__(self, name: str, network: Any, level: int = -1, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.name, self.network, self.level, self.precision = name, network, level, precision
-        patch = getattr(network.config, "patch_size", None)
-        self.multiple: int = patch if isinstance(patch, int) and patch >= LEAST_PATCH else PYRAMID
+        self.multiple = _patch(network.config) or PYRAMID
         """Sides of what it sees are multiples of this."""
 
     @property
@@ -75,8 +74,8 @@ class FrameEncoder(nn.Module):
     def _map(self, said: Any) -> Float[Tensor, "C h w"]:
         """The map of `level`: a backbone was asked for that one alone, others tell of all their stages."""
         maps = getattr(said, "feature_maps", None)
-        found = [maps[0]] if maps is not None else list(said.hidden_states or ())
-        level = 0 if maps is not None else self.level
+        stages = getattr(said, "reshaped_hidden_states", None) or said.hidden_states or ()
+        found, level = (list(stages), self.level) if maps is None else (list(maps), 0)
         require(-len(found) <= level < len(found), f"level: got {self.level}, wanted one of {self.name}'s {len(found)}")
         shape = tuple(found[level].shape)
         require(len(shape) == 4, f"{self.name}: its features are {shape}, wanted a map (1, C, h, w)")
@@ -85,6 +84,12 @@ class FrameEncoder(nn.Module):
     def source(self) -> FeatureSource:
         """Whose features these are."""
         return FeatureSource(self.name, self.level, state_digest(self.network))
+
+
+def _patch(config: Any) -> int | None:
+    """Pixels of a patch, of an encoder that keeps one size; None of a pyramid."""
+    patch = getattr(config, "patch_size", None)
+    return patch if isinstance(patch, int) and patch >= LEAST_PATCH else None
 
 
 def load_frame_encoder(
@@ -98,7 +103,8 @@ def load_frame_encoder(
     where = str(place) if place.is_dir() else name
     try:
         config = AutoConfig.from_pretrained(where)
-        if type(config) in MODEL_FOR_BACKBONE_MAPPING:
+        # a pyramid's stages are maps already, and its backbone wants norms that published weights haven't got
+        if _patch(config) and type(config) in MODEL_FOR_BACKBONE_MAPPING:
             backbone: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
             loaded: Any = backbone.from_pretrained(where, out_indices=[level], output_loading_info=True)
         else:

@@ -13,6 +13,8 @@ from transformers import (
     Dinov2Model,
     SegformerConfig,
     SegformerForSemanticSegmentation,
+    SwinConfig,
+    SwinForImageClassification,
 )
 
 from cutie_geo.model.blocks import normalise
@@ -30,6 +32,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Dinov2Model(Dinov2Config(**narrow, num_hidden_layers=2, image_size=70, patch_size=14)).save_pretrained(
         folder / "dinov2"
     )
+    windows: dict[str, Any] = {"depths": [1] * 3, "num_heads": [1, 2, 2], "embed_dim": 8, "window_size": 4}
+    SwinForImageClassification(SwinConfig(**windows, image_size=64)).save_pretrained(folder / "swin")
     BertModel(BertConfig(**narrow, num_hidden_layers=1, intermediate_size=32)).save_pretrained(folder / "bert")
     return folder
 
@@ -41,6 +45,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("segformer", 0, (8, 24, 32)),
         ("dinov2", -1, (32, 7, 9)),
         ("dinov2", 1, (32, 7, 9)),
+        ("swin", -1, (32, 6, 8)),
     ],
 )
 def test_an_encoder_gives_one_map_of_a_frame(saved: Path, name: str, level: int, wanted: tuple[int, ...]) -> None:
