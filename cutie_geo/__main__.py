@@ -24,6 +24,7 @@ from cutie_geo.commands import (
     infer,
     prompt,
     refine,
+    segment,
     submit,
     train,
 )
@@ -34,6 +35,7 @@ COMMANDS: dict[str, ModuleType] = {
     "fuse": fuse,
     "prompt": prompt,
     "refine": refine,
+    "segment": segment,
     "train": train,
     "evaluate": evaluate,
     "bench": bench,

@@ -233,3 +233,21 @@ def as_labels(mask: np.ndarray | Tensor) -> Tensor:
     if labels.ndim != 2 or labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"label map: got {tuple(labels.shape)} of {labels.dtype}, wanted (H, W) of integers")
     return labels.long()
+
+
+class MaskletTable(NamedTuple):
+    """Masklets to learn classes from, one in each row."""
+
+    features: Float[Tensor, "K C"]
+    """Mean feature of what a masklet covers."""
+    votes: Int[Tensor, "K classes"]
+    """True pixels of each class inside it, one at least in each row."""
+
+    def labels(self) -> Int[Tensor, "K"]:
+        """The class that most of each masklet's true pixels have, the smallest of equals."""
+        return self.votes.argmax(dim=1)
+
+    @classmethod
+    def joined(cls, tables: Sequence["MaskletTable"]) -> "MaskletTable":
+        """Rows of several, of which there must be one, in order."""
+        return cls(*(torch.cat(column) for column in zip(*tables)))

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, GradScalerKwargs, InitProcessGroupKwargs, set_seed
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from cutie_geo.commands import train_classifier
 from cutie_geo.commands.models import versions
 from cutie_geo.commands.training_run import (
     TRACKERS,
@@ -31,6 +32,7 @@ from cutie_geo.commands.validation import Validation
 from cutie_geo.config import (
     TrainConfig,
     build,
+    is_classifier,
     read_yaml,
     require,
     split_overrides,
@@ -122,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("cpu_threads", 1), ("workers", 0)):
         value = getattr(args, name)
         require(value is None or value >= least, f"--{name.replace('_', '-')}: got {value}, wanted {least} or more")
+    if args.stage is None and args.config is not None and is_classifier(str(args.config)):
+        return train_classifier.run(args)
     config = configuration(args)
     names = tracker_names(args.tracker)
     accelerator = _accelerator(args, config, names)

@@ -32,7 +32,7 @@ from cutie_geo.progress import progress
 from cutie_geo.structures import ClipBatch
 from cutie_geo.training.kinds import Said, kind_of
 from cutie_geo.training.stage import StepReport
-from cutie_geo.training.state import Checkpoints, TrainState, offered_weights, to_plain
+from cutie_geo.training.state import AnyConfig, Checkpoints, TrainState, offered_weights, to_plain
 from cutie_geo.training.unroll import unit_range
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class RunFolder:
         """Those of this run."""
         return Checkpoints(self.root / CHECKPOINTS, keep)
 
-    def write_config(self, config: TrainConfig, facts: Mapping[str, Any]) -> None:
+    def write_config(self, config: AnyConfig, facts: Mapping[str, Any]) -> None:
         """The resolved configuration, and what else decides what comes of it. Raises OSError."""
         with atomic_write(self.config) as part:
             part.write_text(yaml.safe_dump({**to_plain(config), "run": dict(facts)}, sort_keys=False), encoding="utf-8")

@@ -3,13 +3,22 @@
 from cutie_geo.config.loading import build, merge, parse_overrides, read_yaml, require, to_dict
 from cutie_geo.config.model import EncoderConfig, ModelConfig, WeightsConfig
 from cutie_geo.config.presets import (
+    classifier_config,
     config_root,
+    is_classifier,
     is_hydra,
     model_config,
     preset_names,
     split_overrides,
     stage_names,
     train_config,
+)
+from cutie_geo.config.segmentor import (
+    SAM2_ENCODER,
+    ClassifierConfig,
+    GridOptions,
+    MaskletSource,
+    MaskletValidation,
 )
 from cutie_geo.config.tracker import LongTermConfig, TrackerConfig
 from cutie_geo.config.training import (
@@ -26,11 +35,16 @@ from cutie_geo.config.training import (
 )
 
 __all__ = [
+    "SAM2_ENCODER",
+    "ClassifierConfig",
     "ClipConfig",
     "EncoderConfig",
+    "GridOptions",
     "ImageAugmentConfig",
     "LongTermConfig",
     "LossConfig",
+    "MaskletSource",
+    "MaskletValidation",
     "ModelConfig",
     "OptimiserConfig",
     "Sam2Config",
@@ -42,7 +56,9 @@ __all__ = [
     "VideoAugmentConfig",
     "WeightsConfig",
     "build",
+    "classifier_config",
     "config_root",
+    "is_classifier",
     "is_hydra",
     "merge",
     "model_config",

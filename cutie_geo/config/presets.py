@@ -7,6 +7,7 @@ from typing import Any
 
 from cutie_geo.config.loading import build, merge, parse_overrides, read_yaml, require
 from cutie_geo.config.model import ModelConfig
+from cutie_geo.config.segmentor import TASK, ClassifierConfig
 from cutie_geo.config.training import TrainConfig
 
 
@@ -73,6 +74,27 @@ def train_config(name: str, overrides: Iterable[str] = (), changes: dict[str, An
     options = [str(option) for option in content.pop("model_options", None) or []]
     content["model_options"] = (*options, *(option for option in of_model if not option.startswith("weights.")))
     return build(TrainConfig, content, Path(name).name)
+
+
+def is_classifier(name: str) -> bool:
+    """Whether a file of training is about the classifier of masklets. Raises ValueError for one that isn't there."""
+    return _with_base(name, ()).get("task") == TASK
+
+
+def classifier_config(
+    name: str, overrides: Iterable[str] = (), changes: dict[str, Any] | None = None
+) -> ClassifierConfig:
+    """The training of the classifier of masklets that a file describes, with `key=value` overrides; those of SAM 2,
+    `model.key=value`, go to `model_options`.
+
+    changes: settings by name, laid over the file's before the overrides. Raises ValueError for anything wrong inside.
+    """
+    items = list(overrides)
+    given = merge(changes or {}, parse_overrides(item for item in items if not is_hydra(item)))
+    content = merge(_with_base(name, ()), given)
+    options = content.pop("model_options", None) or []
+    content["model_options"] = (*map(str, options), *(item for item in items if is_hydra(item)))
+    return build(ClassifierConfig, content, Path(name).name)
 
 
 def _with_base(name: str, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -161,6 +161,17 @@ def find_vipseg(root: Path, names: Path | None = None) -> SemanticSet:
     return SemanticSet(_clips(layout, kind, segments if kind == "panoptic" else None), class_names(home))
 
 
+def find_listed(name: Literal["vspw", "vipseg"], root: Path, listed: str) -> SemanticSet:
+    """The true maps of VSPW or VIPSeg, of the clips that a file lists, or the file of that name in the data set's root
+    or above it. Raises ValueError for one that isn't there, and as `find_vspw` and `find_vipseg`."""
+    find, places = {"vspw": (find_vspw, VSPW_HOMES), "vipseg": (find_vipseg, VIPSEG_HOMES)}[name]
+    homes = [(root / place).resolve() for place in places]
+    paths = [Path(listed), *(home / listed for home in homes), *(home.parent / listed for home in homes)]
+    path = next((path for path in paths if path.is_file()), None)
+    require(path is not None, f"{root}: no list {listed} of {name}, wanted it there or the path of another")
+    return find(root, path)
+
+
 def _clips(
     layout: Layout, kind: Kind, segments: Mapping[str, Mapping[str, Segments]] | None = None
 ) -> list[SemanticClip]:

@@ -1,8 +1,9 @@
-"""Semantic predictions of a video, refined: masks found at the start of each window are followed through it, and each
-takes the class that most of the base prediction has inside it.
+"""Semantic maps of a video from masklets: masks found at the start of each window are followed through it, and each
+takes the class that most of the base prediction has inside it, or, with a `Segmentor`, the one that a classifier gives
+it.
 
-Source: "Evaluating SAM2 for Video Semantic Segmentation", SAM 2 as a refiner. What the paper leaves open is decided in
-`voting`.
+Source: "Evaluating SAM2 for Video Semantic Segmentation", SAM 2 as a refiner and as a segmentor. What the paper leaves
+open is decided in `voting` and `segmentor`.
 """
 
 import hashlib
@@ -12,40 +13,34 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from itertools import chain, islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from av.error import FFmpegError
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from cutie_geo.config import require
 from cutie_geo.data.background import Writer, read_ahead
 from cutie_geo.data.index import VideoRecord
-from cutie_geo.data.index.labelled import CLASSES
+from cutie_geo.data.index.labelled import CLASSES, VOID
 from cutie_geo.data.index.records import some
 from cutie_geo.data.semantic import SemanticClip, read_semantic, write_semantic
 from cutie_geo.data.video import FrameFolder, VideoFile, open_source, to_tensor
-from cutie_geo.inference.masklets import Image, Propagator
+from cutie_geo.inference.masklets import Finder, Image, Order, Propagator, follow_windows
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import Report, Results, input_digests, refuse_inputs, refuse_others
 from cutie_geo.inference.run import reason
-from cutie_geo.inference.voting import Labels, Scope, Window, paint_order
-from cutie_geo.model.sam2_masks import FoundMasks
+from cutie_geo.inference.segmentor import Segmentor, WindowFeatures
+from cutie_geo.inference.voting import Labels, Scope, Window
 from cutie_geo.model.segformer import Segformer
 from cutie_geo.progress import progress
 
 log = logging.getLogger(__name__)
 
-Order = Literal["size", "score"]
-"""What lies on top: smaller masklets, or those with a higher predicted IoU."""
 Base = Callable[[str, Image], Labels]
 """Gives the base prediction of a frame, by its name and pixels. Raises ValueError where there is none."""
-Finder = Callable[[Image], FoundMasks]
-"""Finds the masks of a window's first frame."""
 PENDING = 16
 """Frames that wait to be written."""
 
@@ -61,7 +56,7 @@ class RefineOptions:
     workers: int = 2
     """Threads that read and as many that write."""
     overwrite: bool = False
-    """Refine complete videos again, and those of other settings."""
+    """Do complete videos again, and those of other settings."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else decides what the maps will be, such as models and thresholds."""
 
@@ -81,7 +76,7 @@ class Job(NamedTuple):
     record: VideoRecord
     """Its masks are the base predictions, so that what tells inputs apart looks at them."""
     clip: SemanticClip | None
-    """Saved base predictions; None where they are computed."""
+    """Saved base predictions; None where they are computed, or there are none."""
 
 
 class Refiner(NamedTuple):
@@ -93,6 +88,8 @@ class Refiner(NamedTuple):
     """Computes base predictions; None where they are saved."""
     models: Sequence[Any]
     """Whose precision everything runs in, and whose device is measured: the one that finds masks first."""
+    segmentor: Segmentor | None = None
+    """Tells the masklets' classes; None where the base predictions vote."""
 
 
 # --------------------------------------------------------------------------------------------------------- one window
@@ -108,29 +105,37 @@ class Refined(NamedTuple):
 
 
 def refine_frames(
-    frames: Iterable[tuple[str, UInt8[np.ndarray, "H W 3"]]],
+    frames: Iterable[tuple[str, Image]],
     base: Base,
     find: Finder,
     propagator: Propagator,
     options: RefineOptions,
+    segmentor: Segmentor | None = None,
 ) -> Iterator[Refined]:
-    """The refined map of each frame, a window at a time: what is held doesn't grow with the number of windows.
+    """The map of each frame, a window at a time: what is held doesn't grow with the number of windows.
 
     frames: names and RGB pictures. A window's pictures are not kept, its maps come once its last frame was seen.
+    segmentor: tells the masklets' classes in place of the vote.
     """
-    frames = iter(frames)
-    while (first := next(frames, None)) is not None:
-        found = find(first[1])
-        scores = found.scores if options.order == "score" else None
-        order = paint_order([int(np.count_nonzero(mask)) for mask in found.masks], scores)
+    for found, scores, followed in follow_windows(frames, find, propagator, options.window, options.order):
         window, names = Window(CLASSES), []
-        for name, image in chain([first], islice(frames, options.window - 1)):
-            own = base(name, image)
-            masks = propagator.follow(image) if names else propagator.start(image, found.masks, order)
-            window.add(own, masks)
+        features = None if segmentor is None else WindowFeatures(segmentor.encode, options.scope)
+        for name, image, masks in followed:
+            window.add(base(name, image), masks)
             names.append(name)
-        for k, (name, labels) in enumerate(zip(names, window.refined(scores, options.scope))):
+            if features is not None:
+                features.add(image, masks)
+        if segmentor is None or features is None:
+            painted = window.refined(scores, options.scope)
+        else:
+            painted = window.painted([segmentor.classes(own) for own in features.means()], scores)
+        for k, (name, labels) in enumerate(zip(names, painted)):
             yield Refined(name, labels, len(found.masks), k == 0)
+
+
+def no_base(name: str, image: Image) -> Labels:
+    """The base prediction of a frame where there is none: VOID everywhere."""
+    return np.full(image.shape[:2], VOID, np.uint8)
 
 
 class SavedBase:
@@ -229,7 +234,7 @@ def _refine_and_save(
     """Refine and write frame by frame. Raises what reading, the networks or writing raise."""
     done = _Done([], [], [], {})
     with bar, Writer(options.workers, PENDING) as files, closing(read_ahead(source)) as frames:
-        for one in refine_frames(frames, base, refiner.find, refiner.propagator, options):
+        for one in refine_frames(frames, base, refiner.find, refiner.propagator, options, refiner.segmentor):
             files.submit(write_semantic, results.labels(video, one.name), one.labels)
             if one.first:
                 done.size[:] = one.labels.shape

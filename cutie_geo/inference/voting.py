@@ -134,17 +134,25 @@ class Window:
         self._frames.append((base, patches))
         self._votes.append(votes)
 
-    def classes_of(self, scope: Scope = "window") -> list[UInt8[np.ndarray, "K"]]:
-        """Of each frame, the masklets' classes, VOID without a vote: the same on all, or with `frame` each its own."""
+    def votes(self, scope: Scope = "window") -> list[Int64[np.ndarray, "K C"]]:
+        """The votes for each class that masklets have: in all frames together, or with `frame` in each."""
         if scope == "frame":
-            return [majority(votes) for votes in self._votes]
-        return [majority(np.sum(self._votes, axis=0))] * len(self) if self._votes else []
+            return list(self._votes)
+        return [np.sum(self._votes, axis=0)] if self._votes else []
 
     def refined(self, scores: Sequence[float] | None = None, scope: Scope = "window") -> Iterator[Labels]:
         """The refined label map of each frame, one at a time. scores: as in `paint_order`. Raises ValueError."""
+        yield from self.painted([majority(votes) for votes in self.votes(scope)], scores)
+
+    def painted(
+        self, numbers: Sequence[UInt8[np.ndarray, "K"]], scores: Sequence[float] | None = None
+    ) -> Iterator[Labels]:
+        """The label map of each frame with these classes of the masklets in it, VOID for none: one set for all frames,
+        or one for each. scores: as in `paint_order`. Raises ValueError."""
         order = paint_order(self._sizes, scores)
-        for (base, patches), numbers in zip(self._frames, self.classes_of(scope)):
-            yield paint(base, patches, numbers, order)
+        of_each = list(numbers) * len(self) if len(numbers) == 1 else numbers
+        for (base, patches), own in zip(self._frames, of_each, strict=True):
+            yield paint(base, patches, own, order)
 
 
 def paint(

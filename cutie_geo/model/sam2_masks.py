@@ -1,44 +1,18 @@
 """Masks of everything in a picture: the automatic mask generator of SAM 2's package, on a network that tracks too."""
 
 import warnings
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
-from cutie_geo.config import require
+from cutie_geo.config import GridOptions
 from cutie_geo.model.sam2 import Sam2Model
 
+DEFAULTS = GridOptions()
 STRIDES = (4, 8, 16)
 """Of the feature maps that the mask decoder looks at."""
-
-
-@dataclass(frozen=True)
-class GridOptions:
-    """How masks are found. The defaults are those of "Evaluating SAM2 for Video Semantic Segmentation", section 3.1.
-
-    Raises ValueError for numbers that can't work.
-    """
-
-    points: int = 16
-    """Points on each side of the grid; each is a prompt of its own."""
-    predicted_iou: float = 0.6
-    """Masks that SAM 2 itself expects to be worse are left out; 0: none is."""
-    stability: float = 0.8
-    """Masks whose IoU between a higher and a lower threshold is below this are left out; 0: none is."""
-    stability_offset: float = 0.9
-    """By how much, in logits, those two thresholds lie above and below."""
-    batch: int = 64
-    """Points that go through the mask decoder together; bounds memory."""
-
-    def __post_init__(self) -> None:
-        require(self.points >= 1, f"grid: got {self.points} points a side, wanted 1 or more")
-        require(self.batch >= 1, f"points per batch: got {self.batch}, wanted 1 or more")
-        for name, value in (("predicted IoU", self.predicted_iou), ("stability", self.stability)):
-            require(0 <= value < 1, f"{name}: got {value}, wanted 0 or more, and less than 1")
-        require(self.stability_offset > 0, f"stability offset: got {self.stability_offset}, wanted more than 0")
 
 
 class FoundMasks(NamedTuple):
@@ -55,7 +29,7 @@ class AutomaticMasks:
     It has no weights of its own: the network is that of `model`, which a `Sam2Tracker` may run at the same time.
     """
 
-    def __init__(self, model: Sam2Model, options: GridOptions = GridOptions()) -> None:
+    def __init__(self, model: Sam2Model, options: GridOptions = DEFAULTS) -> None:
         self.model, self.options = model, options
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # the package's transforms

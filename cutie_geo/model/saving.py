@@ -67,7 +67,7 @@ def save_checkpoint(model: "CutieGeo", folder: Path, half: bool = False) -> Path
 
     Raises OSError if that can't be done; what was there before is there still.
     """
-    return _write(stored_tensors(model, half), _to_json(model), folder)
+    return write_described(stored_tensors(model, half), _to_json(model), folder)
 
 
 def save_sam2(model: "Sam2Model", folder: Path, package_file: bool = False) -> Path:
@@ -77,7 +77,7 @@ def save_sam2(model: "Sam2Model", folder: Path, package_file: bool = False) -> P
     """
     tensors = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}
     described = {"name": model.name, "overrides": list(model.overrides)}
-    path = _write(tensors, {"format": FORMAT, SAM2_ENTRY: described}, folder)
+    path = write_described(tensors, {"format": FORMAT, SAM2_ENTRY: described}, folder)
     if package_file:
         part = folder / f".{PACKAGE_FILE}.part"
         try:
@@ -90,8 +90,9 @@ def save_sam2(model: "Sam2Model", folder: Path, package_file: bool = False) -> P
     return path
 
 
-def _write(tensors: dict[str, Tensor], description: dict[str, Any], folder: Path) -> Path:
-    """The weights file and the description in `folder`, complete or not at all."""
+def write_described(tensors: dict[str, Tensor], description: dict[str, Any], folder: Path) -> Path:
+    """Write the weights file, which repeats the description, and the description to `folder`, complete or not at all;
+    return the weights file. Raises OSError if that can't be done."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(description, indent=2, sort_keys=True) + "\n"
     parts = {name: folder / f".{name}.part" for name in (WEIGHTS_FILE, CONFIG_FILE)}

@@ -1,6 +1,5 @@
 """SegFormer, as `transformers` has it: a class for every pixel of a single frame."""
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import SegformerForSemanticSegmentation
 from cutie_geo.config import require
 from cutie_geo.model.blocks import normalise
 from cutie_geo.model.load import resolve_device, resolve_precision
+from cutie_geo.model.tensor_files import state_digest
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,7 @@ class Segformer(nn.Module):
 
     def digest(self) -> str:
         """What tells these weights from others."""
-        told = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            told.update(name.encode())
-            told.update(value.cpu().contiguous().numpy().tobytes())
-        return told.hexdigest()
+        return state_digest(self.network)
 
 
 def load_segformer(name: str, classes: int, device: str | torch.device = "auto", precision: str = "auto") -> Segformer:

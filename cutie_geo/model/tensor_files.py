@@ -1,5 +1,6 @@
 """Named tensors from files, without running code in them, and modules filled with them, strictly."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -82,6 +83,15 @@ def _read_torch(path: Path) -> object:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def state_digest(module: nn.Module) -> str:
+    """What tells the weights of a module from others, whatever file they came from."""
+    told = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        told.update(name.encode())
+        told.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return told.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------- filling

@@ -21,14 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cutie_geo.config import TrainConfig, require, to_dict
+from cutie_geo.config import ClassifierConfig, TrainConfig, require, to_dict
 from cutie_geo.model.load import load_model
+from cutie_geo.model.masklet_classifier import MaskletClassifier, save_classifier
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.training.kinds import Network, save_checkpoint
 from cutie_geo.training.optimiser import MovingAverage
 
 log = logging.getLogger(__name__)
 
+AnyConfig = TrainConfig | ClassifierConfig
+"""Of whatever is trained."""
 FORMAT = 1
 STATE_FILE, TRAINED_FILE = "training.pt", "trained.safetensors"
 FOLDER = re.compile(r"step-(\d{8,})")
@@ -52,7 +55,8 @@ FREE = (
 class TrainState:
     """A network that is being trained, and all else that changes with it."""
 
-    model: Network
+    model: Any
+    """Of a `Kind`, or a classifier of masklets."""
     optimiser: Any
     """The optimiser, or the wrapper that accelerate puts around it."""
     average: MovingAverage | None = None
@@ -90,7 +94,7 @@ class Checkpoints:
         """The newest checkpoint."""
         return next(reversed(self.steps().values()), None)
 
-    def save(self, state: TrainState, config: TrainConfig) -> Path:
+    def save(self, state: TrainState, config: AnyConfig) -> Path:
         """Write a checkpoint, whole or not at all, and drop the oldest beyond `keep`.
 
         Raises OSError, naming the folder, if there is no room or writing fails; what was there is there still.
@@ -133,10 +137,14 @@ def checkpoint_bytes(state: TrainState) -> int:
     return kept + trained * (2 if state.average is None else 4)
 
 
-def _write(state: TrainState, config: TrainConfig, folder: Path) -> None:
+def _write(state: TrainState, config: AnyConfig, folder: Path) -> None:
     """The files of a checkpoint, on the disk and not only in its cache when this returns."""
     with offered_weights(state):
-        save_checkpoint(state.model, folder, config)
+        if isinstance(state.model, MaskletClassifier):
+            save_classifier(state.model, folder)
+        else:
+            assert isinstance(config, TrainConfig), "networks are trained by stages"
+            save_checkpoint(state.model, folder, config)
     if state.average is not None:
         save_file({name: weight.detach().contiguous() for name, weight in state.trained().items()},
                   folder / TRAINED_FILE)  # fmt: skip
@@ -200,7 +208,7 @@ def _optimised(state: TrainState) -> list[str]:
     return [names[id(weight)] for group in state.optimiser.param_groups for weight in group["params"]]
 
 
-def to_plain(config: TrainConfig) -> dict[str, Any]:
+def to_plain(config: AnyConfig) -> dict[str, Any]:
     """A configuration as dictionaries and lists."""
     return _plain(to_dict(config))
 
@@ -225,7 +233,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     return content
 
 
-def require_same(saved: Mapping[str, Any], config: TrainConfig, where: Path) -> None:
+def require_same(saved: Mapping[str, Any], config: AnyConfig, where: Path) -> None:
     """Raises ValueError naming what differs between a checkpoint's configuration and `config`."""
     ours, theirs = _flat(to_plain(config)), _flat(saved)
     changed = [key for key in (ours | theirs) if ours.get(key) != theirs.get(key) and key.split(".")[0] not in FREE]

@@ -14,7 +14,7 @@ from toy_videos import contents, read_ids, summary, torn_files
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from cutie_geo.__main__ import run_one
-from cutie_geo.commands.refine import find_jobs
+from cutie_geo.commands.masklets import find_jobs
 from cutie_geo.data.example import example_frames, example_masks
 from cutie_geo.data.semantic import write_semantic
 from cutie_geo.data.video import FrameFolder, to_tensor
