@@ -45,7 +45,8 @@ def sized(args: argparse.Namespace, models: Sequence[VideoModel], options: RunOp
         return options
     if len(set(sizes)) == 1:
         return replace(options, size=sizes[0])
-    return replace(options, size=-1 if -1 in sizes else max(sizes), model_sizes=tuple(sizes))
+    # each shrinks the files' own frames, as it would alone: shrunk twice they would be others
+    return replace(options, size=-1, model_sizes=tuple(sizes))
 
 
 def lookahead(args: argparse.Namespace, models: Sequence[VideoModel]) -> int:

@@ -89,6 +89,7 @@ def _frame_prompts(content: Any, where: str) -> FramePrompts:
     found: FramePrompts = {}
     for name, what in content.items():
         object_id = _object_id(name, where)
+        require(object_id not in found, f"{where}: got object {object_id} twice, wanted each once")
         require(isinstance(what, dict), f"{where}: {name}: wanted points, or a box, or both")
         strange = sorted(set(what) - {"points", "box"})
         require(not strange, f"{where}: {name}: unknown {', '.join(strange)}; wanted points and box")

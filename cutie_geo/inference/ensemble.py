@@ -224,9 +224,9 @@ class Ensemble:
             for tracker in self.trackers:
                 tracker.pass_by()
             return size, []
-        features = self._encode([image], size)[0] if features is None else self._checked(features, size)
         if given is not None and not set(given.ids) <= set(self.object_ids):
             self._require_room(size, len({*given.ids, *self.object_ids}))
+        features = self._encode([image], size)[0] if features is None else self._checked(features, size)
         self._begin(size)
         complete = given is not None and (not self.object_ids or set(given.ids) == set(self.object_ids))
         predictions = None if complete else self._predict(features)
@@ -238,14 +238,14 @@ class Ensemble:
 
     def encode(self, image: Any, with_depth: bool = False) -> ViewFeatures:
         """The network's view of a frame, in every view; those of one size go through it together."""
-        size = self._size_of(image)
+        size = self._roomy_size_of(image)
         self._begin(size)
         return self._encode([image], size, with_depth)[0]
 
     def encode_ahead(self, images: Sequence[Any], with_depth: bool = False) -> list[ViewFeatures]:
         """What `encode` makes of the next frames, all frames and views of one size as one batch. It ends before the
         first image that `step` would refuse, and changes nothing."""
-        valid, size = acceptable(images, self._size_of)
+        valid, size = acceptable(images, self._roomy_size_of)
         return self._encode(valid, size, with_depth) if size is not None else []
 
     @torch.inference_mode()
@@ -408,6 +408,13 @@ class Ensemble:
             raise ValueError(f"image: got size {size} in a video of {self.frame_size}; one ensemble is for one size")
         for view in self.views:
             view.size(size)
+        return size
+
+    def _roomy_size_of(self, image: Any) -> tuple[int, int]:
+        """As `_size_of`, of an image that is to be encoded: before the first object, one has to have room."""
+        size = self._size_of(image)
+        if not self.object_ids:
+            self._require_room(size, 1)
         return size
 
     def _require_room(self, size: tuple[int, int], objects: int) -> None:

@@ -238,9 +238,11 @@ def _palette(record: VideoRecord) -> bytes | None:
 
 
 def _holds_long_ids(record: VideoRecord) -> bool:
-    """Whether any mask given has an id that only an RGB file can hold: all results of a video are of one kind."""
+    """Whether any mask or prompt has an id that only an RGB file can hold: all results of a video are of one kind."""
+    if record.long_ids or any(i > MAX_PALETTE_ID for objects in record.prompts.values() for i in objects):
+        return True
     paths = [*record.masks.values(), *([record.first_mask] if record.first_mask else [])]
-    return record.long_ids or any(_largest_id(path) > MAX_PALETTE_ID for path in paths)
+    return any(_largest_id(path) > MAX_PALETTE_ID for path in paths)
 
 
 def _largest_id(path: Path) -> int:

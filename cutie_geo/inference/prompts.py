@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from cutie_geo.inference.ensemble import Ensemble
 from cutie_geo.inference.given import Geometry
 from cutie_geo.inference.segment import Segmenter
 from cutie_geo.inference.tracker import Tracker
+from cutie_geo.model.blocks import normalise
 from cutie_geo.model.encoder import FusedEncoder
+from cutie_geo.model.hiera import STAGES
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.pretrained import catalogue_name
 from cutie_geo.model.sam2 import Sam2Model
@@ -78,17 +80,38 @@ class Prompter:
         first = method.trackers[0] if isinstance(method, Ensemble) else method
         assert isinstance(first, Tracker), "only what has a trunk shares it"
         assert isinstance(first.model.encoder, FusedEncoder), "only what has a trunk shares it"
-        with _tapped(first.model.encoder.vision.trunk) as seen:
+        with _as_written(), _tapped(first.model.encoder.vision.trunk) as seen:
             features = method.encode(image, with_depth)  # type: ignore[attr-defined]
         assert first.geometry is not None, "a frame was encoded"
-        return [stage[:1] for stage in seen[0]][:3], first.geometry, features
+        own = features[0] if isinstance(method, Ensemble) else features
+        return _stages_of(own.image, seen), first.geometry, features
+
+
+def _stages_of(image: Float[Tensor, "1 3 H W"], seen: list[tuple[Tensor, Any]]) -> list[Tensor]:
+    """The first stages of one padded image among all batches that went through a trunk: threads that share an
+    ensemble's views bring these in any order."""
+    wanted = normalise(image)
+    for batch, stages in seen:
+        if batch.shape[1:] == wanted.shape[1:]:
+            same = (batch == wanted.to(batch.dtype)).flatten(1).all(dim=1).nonzero()
+            if len(same):
+                row = int(same[0])
+                return [stage[row : row + 1] for stage in stages[:STAGES]]
+    raise AssertionError("the image went through the trunk")
+
+
+def _as_written() -> AbstractContextManager[Any]:
+    """A block in which nothing runs as it was compiled: compiled code keeps the hooks that it was compiled with, and
+    sees no others. Before torch 2.6 there is no such thing."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None else stance("force_eager")
 
 
 @contextmanager
-def _tapped(module: nn.Module) -> Iterator[list[Any]]:
-    """What a module returns within the block, call by call."""
-    seen: list[Any] = []
-    handle = module.register_forward_hook(lambda _module, _given, found: seen.append(found))
+def _tapped(module: nn.Module) -> Iterator[list[tuple[Tensor, Any]]]:
+    """What a module is given within the block, and what it returns, call by call."""
+    seen: list[tuple[Tensor, Any]] = []
+    handle = module.register_forward_hook(lambda _module, given, found: seen.append((given[0], found)))
     try:
         yield seen
     finally:

@@ -49,11 +49,12 @@ def require_room(
     """Raise ValueError if views that the network sees at `sizes` will need more memory on the model's device than there
     is. `held` of that is taken already."""
     held_later = sum(held_bytes(model, size, objects, config) for size in sizes)
-    needed = held_later + max(passing_bytes(model, size, objects) for size in sizes) - held
+    # all views of a frame are encoded before the first of them is segmented
+    needed = held_later + sum(passing_bytes(model, size, objects) for size in sizes) - held
     free = free_bytes(model.device)
+    what = f"{len(sizes)} view{'s' * (len(sizes) > 1)} of {objects} object{'s' * (objects > 1)}"
     require(
         needed <= free,
-        f"{len(sizes)} views of {objects} objects: need about {needed / 2**30:.1f} GiB more on {model.device}, which "
-        f"has {free / 2**30:.1f} GiB; wanted fewer views or a smaller size, or a run for each view with --save-probs "
-        f"and then cutie-geo fuse",
+        f"{what}: need about {needed / 2**30:.1f} GiB more on {model.device}, which has {free / 2**30:.1f} GiB; "
+        "wanted fewer views or a smaller size, or a run for each view with --save-probs and then cutie-geo fuse",
     )

@@ -36,6 +36,7 @@ from cutie_geo.commands import infer, models
 from cutie_geo.data.example import example_masks
 from cutie_geo.data.masks import read_probs
 from cutie_geo.inference import one_video
+from cutie_geo.inference.clean import Cleaning
 from cutie_geo.model import load
 
 Run = Callable[..., int]
@@ -111,6 +112,28 @@ def test_run_json_tells_how_the_results_came_about(run: Run, tmp_path: Path):
     assert all(seconds > 0 for seconds in bear["seconds_per_frame"])
     assert bear["peak_memory_bytes"] > 0
     assert bear["frame_size"] == list(SIZE)
+
+
+def test_cleaning_is_of_the_masks_that_are_written_and_of_nothing_else(run: Run, tmp_path: Path):
+    given = ("--video", write_frames(tmp_path / "bear"), "--mask", write_mask(tmp_path / "m.png"), "--save-probs")
+    assert run(*given) == 0
+    presence = summary(tmp_path / "out")["videos"]["bear"]["presence"]
+    assert {i: len(values) for i, values in presence.items()} == {"1": 4, "2": 4}
+    floor = (presence["1"][3] + presence["2"][3]) / 2
+    options = ("--min-confidence", floor, "--remove-specks", 300, "--fill-holes", 200)
+    assert run(*given, *options, "--output", "clean") == 0
+    told = summary(tmp_path / "clean")
+    assert told["settings"]["cleaning"] == {"min_confidence": floor, "specks": 300, "holes": 200}
+    assert told["videos"]["bear"]["presence"] == presence
+    clean, changed = Cleaning(floor, 300, 200), 0
+    for t in range(4):
+        plain, ours = (read_ids(tmp_path / kind / "bear" / f"{t:05d}.png") for kind in ("out", "clean"))
+        sure = {int(i): values[t] for i, values in presence.items()}
+        assert np.array_equal(ours, clean(plain.astype(np.int32), sure))
+        changed += int((ours != plain).sum())
+        probs = [read_probs(tmp_path / kind / "probs" / "bear" / f"{t:05d}.npz")[0] for kind in ("out", "clean")]
+        assert np.array_equal(*probs)
+    assert changed > 0
 
 
 def test_run_json_keeps_videos_of_earlier_calls(run: Run, tmp_path: Path):

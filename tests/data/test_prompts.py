@@ -62,6 +62,7 @@ def test_a_file_says_the_same_by_frame_and_object(tmp_path: Path) -> None:
         ('{"0": {}}', "0: wanted an object of object ids"),
         ('{"0": {"1": {"points": [[1, 2]]}, "1": {"points": [[1, 2]]}}}', "got 1 twice"),
         ('{"0": {"1": {"points": [[1, 2]]}}, "0": {"2": {"points": [[1, 2]]}}}', "got 0 twice"),
+        ('{"0": {"1": {"points": [[1, 2]]}, "01": {"points": [[1, 2]]}}}', "0: got object 1 twice"),
         ('{"0": {"1": {"dots": [[1, 2]]}}}', "0: 1: unknown dots; wanted points and box"),
         ('{"0": {"1": {"points": [[1, "2"]]}}}', "0: 1: points: got .* wanted a list of numbers"),
         ('{"0": {"1": {"points": 3}}}', "points: wanted a list of"),

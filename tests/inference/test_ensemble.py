@@ -418,6 +418,21 @@ def test_more_views_than_memory_allows_are_refused_before_anything_changes(
     ensemble.step(frame.image, given(frame))
 
 
+def test_views_that_no_machine_holds_are_refused_before_a_frame_is_brought_into_them(
+    tiny_model: CutieGeo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoded ahead or in its turn, with a mask or to make one of prompts."""
+    (frame,) = video(1)
+    monkeypatch.setattr(View, "of", lambda *_: pytest.fail("a view of terabytes is made"))
+    for scales in ((1.0, 1e4), (1e4,)):
+        ensemble = Ensemble(tiny_model, scales, **OPTIONS)
+        assert ensemble.encode_ahead([frame.image] * 2) == []
+        with pytest.raises(ValueError, match=r"views? of 1 object: need about .* GiB more on cpu"):
+            ensemble.encode(frame.image)
+        with pytest.raises(ValueError, match=r"views? of 3 objects: need about .* GiB more on cpu"):
+            ensemble.step(frame.image, given(frame))
+
+
 @pytest.mark.parametrize("long_term", [False, True])
 def test_what_a_view_will_hold_is_known_beforehand(tiny_model: CutieGeo, long_term: bool) -> None:
     """The estimate is an upper bound, and no more than a quarter too high once memory is full."""

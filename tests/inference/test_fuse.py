@@ -1,5 +1,6 @@
 """What separate runs saved adds up to what one run would have said."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -122,6 +123,13 @@ def test_runs_that_do_not_fit_are_named(runs: Path, capsys: Said) -> None:
         told = capsys.readouterr()
         assert words in told.err
         assert "1 of 2 FAILED" in told.out  # the other video is put together all the same
+    note = runs / "b" / ".cutie_geo" / "bear.json"
+    report = json.loads(note.read_text())
+    note.write_text(json.dumps(report | {"frames": [*report["frames"][:3], "00009"]}))
+    whole.with_name("00003.npz").rename(whole.with_name("00009.npz"))
+    assert fuse(runs, "a", "b", "--output", "out") == 2
+    assert "bear: other frames than in" in capsys.readouterr().err
+    note.write_text(json.dumps(report))
     whole.unlink()
     assert fuse(runs, "a", "b", "--output", "out") == 2
     assert "no probabilities of frame 00002, wanted a run with --save-probs" in capsys.readouterr().err

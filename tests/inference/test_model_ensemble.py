@@ -1,5 +1,7 @@
 """Different models, one answer."""
 
+from argparse import Namespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,12 @@ from parity_rules import synthetic_video
 from tiny import randomised, tiny_config, tiny_geo_config
 
 from cutie_geo.baselines import CopyMask
+from cutie_geo.commands.models import sized
+from cutie_geo.data.video import resize_shorter
 from cutie_geo.inference.ensemble import Ensemble, views_of
+from cutie_geo.inference.methods import method_for
 from cutie_geo.inference.model_ensemble import ModelEnsemble, shares_of
+from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.segment import Method, segment_video
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
@@ -170,6 +176,21 @@ def test_a_view_shrinks_frames_to_a_model_s_own_size(models: list[CutieGeo]) -> 
     assert view.size((80, 120)) == (60, 90)
     assert view.size((32, 48)) == (48, 72)
     assert view.of(torch.rand(3, 80, 120)).shape == (3, 60, 90)
+
+
+def test_models_of_different_sizes_see_what_each_would_see_alone(
+    models: list[CutieGeo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, frame = (48, 80), torch.rand(3, 150, 225)
+    for model, size in zip(models, sizes):
+        monkeypatch.setattr(model, "config", replace(model.config, frame_size=size))
+    options = sized(Namespace(size=None), models, RunOptions(size=480))
+    together = method_for(models, options)
+    assert isinstance(together, ModelEnsemble)
+    seen = together.encode_ahead([resize_shorter(frame, options.size)])[0]
+    for model, size, features in zip(models, sizes, seen):
+        alone = Tracker(model).encode(resize_shorter(frame, size))
+        torch.testing.assert_close(features[0].image, alone.image, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What users point at becomes a mask, as SAM 2's own package makes it."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from tiny import tiny_config
-from toy_videos import contents, read_ids, summary
+from toy_videos import contents, look, read_ids, summary
 
 from cutie_geo.__main__ import run_one
 from cutie_geo.config import ModelConfig, build
@@ -133,12 +134,29 @@ def test_prompts_follow_the_frame_into_its_grid(geo: CutieGeo, size: tuple[int, 
     assert np.array_equal(mask.labels, same.labels)
 
 
-def test_an_ensemble_shares_the_trunk_of_its_first_view(geo: CutieGeo) -> None:
+@pytest.mark.parametrize("devices", [(), ("cpu", "cpu")])
+@pytest.mark.parametrize("scales", [(1.0, 1.5), (1.0,)])
+def test_an_ensemble_shares_the_trunk_of_its_first_view(
+    geo: CutieGeo, devices: tuple[str, ...], scales: tuple[float, ...]
+) -> None:
+    """Whichever view goes through the trunk first: of two shares the larger views' is the first."""
     prompter, shown = Prompter(PromptHead(sam2(), own_trunk=False)), frame({1: PROMPTS["a box"]})
     alone, _ = prompter.given(Tracker(geo), shown)
-    together, features = prompter.given(Ensemble(geo, (1.0, 1.5), flip=True), shown)
-    assert len(features) == 4
+    together, features = prompter.given(Ensemble(geo, scales, flip=True, devices=devices, workers=1), shown)
+    assert len(features) == 2 * len(scales)
     assert np.mean(alone.labels == together.labels) > 0.999
+
+
+def test_a_compiled_trunk_is_shared_too(geo: CutieGeo) -> None:
+    """Compiled before or after the first prompt: compiled code knows no hooks but those of its making."""
+    wanted, _ = Prompter(PromptHead(sam2(), own_trunk=False)).given(Tracker(geo), frame({1: PROMPTS["a box"]}))
+    model = copy.deepcopy(geo)
+    model.encoder.vision.compile(backend="eager")  # type: ignore[union-attr]
+    for tracker in (Tracker(model), Tracker(model)):
+        prompter = Prompter(PromptHead(sam2(), own_trunk=False))
+        found, _ = prompter.given(tracker, frame({1: PROMPTS["a box"]}))
+        assert np.array_equal(found.labels, wanted.labels)
+        tracker.encode(frame({}).image)
 
 
 def test_masks_lie_over_prompts_and_prompts_share_the_rest(geo: CutieGeo) -> None:
@@ -243,6 +261,43 @@ def test_prompt_writes_the_masks_that_infer_would_use(tmp_path: Path, capsys: Sa
     first = read_ids(tmp_path / "masks" / "00000.png")
     assert set(np.unique(first)) == {0, 5}
     assert np.array_equal(first, read_ids(tmp_path / "out" / "bear" / "00000.png"))
+
+
+@pytest.mark.parametrize(
+    "model", [("--model", "cutie-geo-tiny"), ("--model", "sam2.1-hiera-tiny", "--weights", "none")]
+)
+def test_prompt_looks_at_frames_of_the_size_that_infer_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: tuple[str, ...]
+) -> None:
+    """The model's own size; of a SAM 2, the file's."""
+    for command in ("models", "prompting", "prompt"):
+        monkeypatch.setattr(f"cutie_geo.commands.{command}.load_sam2", lambda *args: sam2())
+    seen, given = [], Prompter.given
+    monkeypatch.setattr(Prompter, "given", lambda *args: seen.append(tuple(args[2].image.shape[1:])) or given(*args))
+    (tmp_path / "bear").mkdir()
+    Image.fromarray(picture((560, 700))).save(tmp_path / "bear" / "0.jpg")
+    words = ["--video", str(tmp_path / "bear"), "--box", "60,60,600,500", "--prompt-weights", "none", *model]
+    for command in ("prompt", "infer"):
+        assert run_one(command, [*words, "--precision", "fp32", "--output", str(tmp_path / command)]) == 0
+    assert seen == 2 * [(560, 700) if "none" in model else (288, 360)]
+
+
+@pytest.mark.usefixtures("small_sam2")
+def test_a_large_id_makes_all_files_of_one_kind(tmp_path: Path, capsys: Said) -> None:
+    where = ("--object", "5", "--box", "10,10,90,80", "--frame", "00001", "--object", "300", "--point", "60,40")
+    assert infer(tmp_path, *where) == 0
+    words = ["--video", str(written(tmp_path)), "--output", str(tmp_path / "masks"), "--prompt-weights", "none"]
+    capsys.readouterr()
+    assert run_one("prompt", [*words, "--size", "96", *where]) == 0
+    assert capsys.readouterr().out.endswith(" --long-ids\n")
+    for folder, count in (("out/bear", 3), ("masks", 2)):
+        assert [look(path).mode for path in (tmp_path / folder).glob("*.png")] == ["RGB"] * count
+
+
+def test_prompt_writes_no_masks_among_the_frames(tmp_path: Path, capsys: Said) -> None:
+    video = str(written(tmp_path))
+    assert run_one("prompt", ["--video", video, "--point", "3,3", "--output", video]) == 2
+    assert "--output: masks would overwrite the frames in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
