@@ -23,7 +23,7 @@ from cutie_geo.model.pretrained import catalogue_name
 from cutie_geo.model.sam2 import Sam2Model
 from cutie_geo.model.sam2_prompts import BOX_CORNERS, PromptHead
 from cutie_geo.ops import Padding, bilinear
-from cutie_geo.structures import Frame, GivenMask, ObjectId, Prompt
+from cutie_geo.structures import Frame, FrameFeatures, GivenMask, ObjectId, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ class Prompter:
         assert isinstance(first, Tracker), "only what has a trunk shares it"
         assert isinstance(first.model.encoder, FusedEncoder), "only what has a trunk shares it"
         with _as_written(), _tapped(first.model.encoder.vision.trunk) as seen:
-            features = method.encode(image, with_depth)  # type: ignore[attr-defined]
+            features: Any = method.encode(image, with_depth)  # type: ignore[attr-defined]
         assert first.geometry is not None, "a frame was encoded"
-        own = features[0] if isinstance(method, Ensemble) else features
+        own: FrameFeatures = features[0] if isinstance(method, Ensemble) else features
         return _stages_of(own.image, seen), first.geometry, features
 
 
