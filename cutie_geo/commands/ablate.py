@@ -14,12 +14,15 @@ from cutie_geo.commands.ablation_plan import RowPlan, Setting, Training, launche
 from cutie_geo.commands.ablation_table import TableRow, lines, write_changed, write_table
 from cutie_geo.commands.ablation_tracking import track_row
 from cutie_geo.commands.children import run_child
+from cutie_geo.commands.evaluate_semantic import SEMANTIC
+from cutie_geo.commands.masklets import SPLITS
 from cutie_geo.commands.training_run import tracker_names
 from cutie_geo.config import require
 from cutie_geo.config.ablation import AblationConfig, AblationRow, read_ablation
 from cutie_geo.data.index import VideoRecord, dataset, dataset_names
 from cutie_geo.evaluation.compare import MEASURES, read_report
 from cutie_geo.evaluation.protocols import PROTOCOLS
+from cutie_geo.evaluation.semantic.report import MAIN
 from cutie_geo.inference.run import reason
 
 log = logging.getLogger(__name__)
@@ -72,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"error: {row.name}: {text}", flush=True)
             log.info("where that came from:", exc_info=True)
             _add_note(setting.folder(row), {ERROR: text})
-        write_table(setting.output, setting.config.title, setting.config.note, _table(setting))
+        measures = measures_of(setting.config)
+        write_table(setting.output, setting.config.title, setting.config.note, _table(setting), measures)
     _print_table(setting, _table(setting))
     print(f"results: {setting.output}")
     return 2 if failed else 0
@@ -102,10 +106,18 @@ def _setting(args: argparse.Namespace) -> Setting:
 
 def _require_scorable(config: AblationConfig, file: Path) -> None:
     """Raises ValueError for names that nothing here knows."""
-    known = config.dataset in dataset_names()
-    require(known, f"{file}.dataset: got {config.dataset}, wanted one of {', '.join(dataset_names())}")
-    known = config.protocol in PROTOCOLS
-    require(known, f"{file}.protocol: got {config.protocol}, wanted one of {', '.join(PROTOCOLS)}")
+    semantic = config.command != "infer"
+    datasets, protocols = (SPLITS, SEMANTIC) if semantic else (dataset_names(), PROTOCOLS)
+    known = config.dataset in datasets
+    require(known, f"{file}.dataset: got {config.dataset}, wanted one of {', '.join(datasets)}")
+    known = config.protocol in protocols
+    require(known, f"{file}.protocol: got {config.protocol}, wanted one of {', '.join(protocols)}")
+    for place, row in enumerate(config.rows):
+        strange = sorted(set(row.paper) - set(measures_of(config)))
+        wanted = f"wanted names of {', '.join(measures_of(config))}"
+        require(not strange, f"{file}.rows[{place}].paper: got {', '.join(strange)}, {wanted}")
+    scored = config.submission == "none" or not semantic
+    require(scored, f"{file}.submission: got {config.submission} for {config.command}, wanted none")
     if config.submission == "zip":
         server_of(config.dataset)
     wanted = config.submission != "container" or config.dataset == CONTAINER
@@ -140,7 +152,7 @@ def _dry_run(setting: Setting, rows: Iterable[AblationRow]) -> int:
         for command in (*commands, plan.infer):
             print(shlex.join(command))
         print(f"# then: {_ending(setting, plan)}\n")
-    _print_table(setting, [TableRow(row.name, _paper(row)) for row in setting.config.rows])
+    _print_table(setting, [TableRow(row.name, row.paper) for row in setting.config.rows])
     return status
 
 
@@ -166,9 +178,12 @@ def _do_row(setting: Setting, row: AblationRow, failed: Collection[str], track: 
         _prepare_container(setting, plan)
     else:
         _segment(plan)
-        records = _records(setting)
-        finish = _score if setting.config.submission == "none" else _pack
-        finish(setting, plan, records)
+        if setting.config.command != "infer":
+            _score_semantic(setting, plan)
+        elif setting.config.submission == "none":
+            _score(setting, plan, _records(setting))
+        else:
+            _pack(setting, plan, _records(setting))
     _add_note(plan.folder, {ERROR: ""})
     if track:
         _track(setting, plan)
@@ -224,14 +239,37 @@ def _score(setting: Setting, plan: RowPlan, records: Sequence[VideoRecord]) -> N
     _add_note(plan.folder, {"scored": state})
 
 
-def _truth(setting: Setting, records: Sequence[VideoRecord]) -> Path:
-    """The folder of the true masks. Raises ValueError if there is none, or no telling which."""
+def _score_semantic(setting: Setting, plan: RowPlan) -> None:
+    """As `_score`, of semantic maps."""
+    truth = _named_truth(setting) or setting.dataset_root
+    names = [path.name for path in plan.masks.iterdir() if path.is_dir()]
+    state = {"masks": masks_digest(plan.masks, names), "truth": str(truth), "protocol": setting.config.protocol}
+    if plan.scores.is_file() and _read_note(plan.folder).get("scored") == state:
+        return
+    listed = plan.folder / SEQUENCES
+    write_changed(listed, "".join(f"{name}\n" for name in setting.config.videos).encode())
+    chosen = ["--sequences", listed] if setting.config.videos else []
+    argv = ["--gt", truth, "--pred", plan.masks, *chosen, "--protocol", setting.config.protocol]
+    _parse_and_run(evaluate, [*argv, "--json", plan.scores])
+    _add_note(plan.folder, {"scored": state})
+
+
+def _named_truth(setting: Setting) -> Path | None:
+    """The first of the folders that the table names for the true masks; None if it names none. Raises ValueError if
+    none of them is there."""
     given = setting.config.truth
     places = [setting.data_root / place for place in ([given] if isinstance(given, str) else given)]
-    if places:
-        found = [place for place in places if place.is_dir()]
-        require(bool(found), f"truth: none of the folders {', '.join(map(str, places))}")
-        return found[0]
+    if not places:
+        return None
+    found = [place for place in places if place.is_dir()]
+    require(bool(found), f"truth: none of the folders {', '.join(map(str, places))}")
+    return found[0]
+
+
+def _truth(setting: Setting, records: Sequence[VideoRecord]) -> Path:
+    """The folder of the true masks. Raises ValueError if there is none, or no telling which."""
+    if named := _named_truth(setting):
+        return named
     roots = {path.parent.parent for record in records for path in record.masks.values()}
     require(len(roots) == 1, f"truth: got masks in {len(roots)} folders for {setting.config.dataset}, wanted its name")
     return roots.pop()
@@ -335,24 +373,31 @@ def _table(setting: Setting) -> list[TableRow]:
 
 def _outcome(setting: Setting, row: AblationRow) -> TableRow:
     """What a row's folder says."""
-    folder, paper, note = setting.folder(row), _paper(row), _read_note(setting.folder(row))
+    folder, paper, note = setting.folder(row), row.paper, _read_note(setting.folder(row))
     kind = setting.config.submission
     if error := note.get(ERROR):
         return TableRow(row.name, paper, error=error)
     if kind == "none":
         path = folder / "scores.json"
-        report = read_report(path) if path.is_file() and "scored" in note else None
-        return TableRow(row.name, paper, None if report is None else {name: report[name] for name in MEASURES})
+        ours = _main_scores(path, setting.config) if path.is_file() and "scored" in note else None
+        return TableRow(row.name, paper, ours)
     path = folder / (ZIP if kind == "zip" else PAGE)
     return TableRow(row.name, paper, submission=path if path.is_file() else None)
 
 
-def _paper(row: AblationRow) -> dict[str, float]:
-    return row.paper.named() if row.paper is not None else {}
+def _main_scores(path: Path, config: AblationConfig) -> dict[str, float]:
+    """A report's scores by measure, those that there are: mVC wants clips of some length."""
+    report = read_report(path) if config.protocol in PROTOCOLS else json.loads(path.read_text(encoding="utf-8"))
+    return {name: report[name] for name in measures_of(config) if report[name] is not None}
+
+
+def measures_of(config: AblationConfig) -> tuple[str, ...]:
+    """What a table's protocol measures."""
+    return MEASURES if config.protocol in PROTOCOLS else MAIN
 
 
 def _print_table(setting: Setting, rows: Sequence[TableRow]) -> None:
     print(setting.config.title)
-    print("\n".join(lines(rows)))
+    print("\n".join(lines(rows, measures_of(setting.config))))
     if setting.config.note:
         print(setting.config.note)

@@ -16,6 +16,8 @@ from cutie_geo.model.sam2 import is_sam2
 
 FROM_SCRATCH = ("weights.warm_start", "weights.pixel_encoder", "weights.mask_encoder")
 """Options that say what a first stage starts from, and have no place in later ones."""
+DATA = "{data}"
+"""In options of a row: the data root."""
 ENCODERS = {"vision": "weights.vision", "geometry": "weights.geometry"}
 """Options that say where the files of frozen encoders are, which a checkpoint does not hold."""
 
@@ -102,7 +104,7 @@ class RowPlan:
     model: str
     """As of `infer --model`: a trained model's folder, or a preset."""
     infer: tuple[str, ...]
-    """The command that makes the masks."""
+    """The command that makes the masks, or the semantic maps."""
 
     @property
     def masks(self) -> Path:
@@ -131,9 +133,10 @@ def plan_row(setting: Setting, row: AblationRow) -> RowPlan:
     model, arguments = _trained_model(setting, row, trainings)
     config = setting.config
     videos = ["--videos", *config.videos] if config.videos else []
+    options = [item.replace(DATA, str(setting.data_root)) for item in (*config.infer, *row.infer)]
     infer = setting.call(
-        "infer", *arguments, "--dataset", config.dataset, "--data-root", str(setting.dataset_root), *videos,
-        "--output", str(setting.folder(row) / "masks"), *config.infer, *row.infer,
+        config.command, *arguments, "--dataset", config.dataset, "--data-root", str(setting.dataset_root), *videos,
+        "--output", str(setting.folder(row) / "masks"), *options,
     )  # fmt: skip
     return RowPlan(row, setting.folder(row), trainings, model, tuple(infer))
 

@@ -29,6 +29,7 @@ class TableRow:
     paper: dict[str, float] = field(default_factory=dict)
     """Percent by measure, those that it tells; nothing for an experiment of one's own."""
     ours: dict[str, float] | None = None
+    """Percent by measure, those that the protocol has for these frames."""
     submission: Path | None = None
     error: str = ""
 
@@ -42,13 +43,15 @@ class TableRow:
         return "submission" if self.submission is not None else "not done"
 
     def difference(self) -> dict[str, float] | None:
-        """Ours minus the paper's, of the measures that it tells; None without ours."""
-        return None if self.ours is None else {name: self.ours[name] - value for name, value in self.paper.items()}
+        """Ours minus the paper's, of the measures that both tell; None without ours."""
+        if self.ours is None:
+            return None
+        return {name: self.ours[name] - value for name, value in self.paper.items() if name in self.ours}
 
 
-def lines(rows: Sequence[TableRow]) -> list[str]:
-    """The table for a terminal, and below it what its cells have no room for."""
-    table = _table(rows)
+def lines(rows: Sequence[TableRow], measures: Sequence[str] = MEASURES) -> list[str]:
+    """The table for a terminal, and below it what its cells have no room for. measures: its columns."""
+    table = _table(rows, measures)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     shown = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
@@ -57,9 +60,9 @@ def lines(rows: Sequence[TableRow]) -> list[str]:
     return [*shown, *_notes(rows)]
 
 
-def markdown(title: str, note: str, rows: Sequence[TableRow]) -> str:
+def markdown(title: str, note: str, rows: Sequence[TableRow], measures: Sequence[str] = MEASURES) -> str:
     """The table as a page."""
-    header, *body = ([cell.replace("|", "\\|") for cell in row] for row in _table(rows))
+    header, *body = ([cell.replace("|", "\\|") for cell in row] for row in _table(rows, measures))
     rule = ["---"] + ["---:"] * (len(header) - 1)
     table = [f"| {' | '.join(row)} |" for row in (header, rule, *body)]
     notes = [f"- {text}" for text in _notes(rows)]
@@ -67,21 +70,18 @@ def markdown(title: str, note: str, rows: Sequence[TableRow]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(rows: Sequence[TableRow]) -> list[list[str]]:
+def _table(rows: Sequence[TableRow], measures: Sequence[str]) -> list[list[str]]:
     """The cells, headings first; without columns of a paper where no row has its figures."""
     paper = any(row.paper for row in rows)
-    heading = ["row", *(name for measure in MEASURES for name in (measure, *(("paper", "diff") if paper else ())))]
-    return [heading, *(_cells(row, paper) for row in rows)]
+    heading = ["row", *(name for measure in measures for name in (measure, *(("paper", "diff") if paper else ())))]
+    return [heading, *(_cells(row, paper, measures) for row in rows)]
 
 
-def _cells(row: TableRow, paper: bool) -> list[str]:
+def _cells(row: TableRow, paper: bool, measures: Sequence[str]) -> list[str]:
     difference = row.difference() or {}
     cells = [row.name]
-    for measure in MEASURES:
-        ours = "submission" if row.status == "submission" else MISSING
-        if row.ours is not None:
-            ours = f"{row.ours[measure]:.2f}"
-        cells.append(ours)
+    for measure in measures:
+        cells.append("submission" if row.status == "submission" else _shown((row.ours or {}).get(measure), ".2f"))
         if paper:
             cells += [_shown(row.paper.get(measure), ".2f"), _shown(difference.get(measure), "+.2f")]
     return cells
@@ -117,13 +117,13 @@ def to_json(title: str, note: str, rows: Sequence[TableRow]) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------- picture
-def bars(rows: Sequence[TableRow]) -> Image.Image:
+def bars(rows: Sequence[TableRow], measures: Sequence[str] = MEASURES) -> Image.Image:
     """For each row and measure our score, above the paper's if it gives one, as bars from 0 to 100 with numbers."""
     font = ImageFont.load_default()
-    labels = [f"{row.name}  {measure}" for row in rows for measure in MEASURES]
+    labels = [f"{row.name}  {measure}" for row in rows for measure in measures]
     left = 16 + max(int(font.getlength(label)) for label in labels)
     pair = 2 * BAR + GAP
-    height = len(rows) * (len(MEASURES) * pair + ROW)
+    height = len(rows) * (len(measures) * pair + ROW)
     picture = Image.new("RGB", (left + CHART + MARGIN, height + MARGIN), PAPER)
     pen = ImageDraw.Draw(picture)
     for tick in TICKS:
@@ -131,10 +131,10 @@ def bars(rows: Sequence[TableRow]) -> Image.Image:
         pen.line([(x, 0), (x, height)], GRID)
         pen.text((x, height + 4), str(tick), INK, font, anchor="ma")
     for place, row in enumerate(rows):
-        for line, measure in enumerate(MEASURES):
-            top = ROW // 2 + place * (len(MEASURES) * pair + ROW) + line * pair
+        for line, measure in enumerate(measures):
+            top = ROW // 2 + place * (len(measures) * pair + ROW) + line * pair
             pen.text((left - 6, top + BAR), f"{row.name}  {measure}", INK, font, anchor="rm")
-            _bar(pen, (left, top), None if row.ours is None else row.ours[measure], 0)
+            _bar(pen, (left, top), (row.ours or {}).get(measure), 0)
             if row.paper:
                 _bar(pen, (left, top + BAR), row.paper.get(measure), 1)
     for k, name in enumerate(("ours", "paper") if any(row.paper for row in rows) else ()):
@@ -155,11 +155,13 @@ def _bar(pen: ImageDraw.ImageDraw, corner: tuple[int, int], value: float | None,
 
 
 # --------------------------------------------------------------------------------------------------------------- files
-def write_table(folder: Path, title: str, note: str, rows: Sequence[TableRow]) -> None:
+def write_table(
+    folder: Path, title: str, note: str, rows: Sequence[TableRow], measures: Sequence[str] = MEASURES
+) -> None:
     """`table.md`, `table.json` and `table.png`; a file that would not change is left alone. Raises OSError."""
     picture = io.BytesIO()
-    bars(rows).save(picture, format="PNG")
-    write_changed(folder / MARKDOWN, markdown(title, note, rows).encode())
+    bars(rows, measures).save(picture, format="PNG")
+    write_changed(folder / MARKDOWN, markdown(title, note, rows, measures).encode())
     write_changed(folder / DATA, (json.dumps(to_json(title, note, rows), indent=1) + "\n").encode())
     write_changed(folder / PICTURE, picture.getvalue())
 

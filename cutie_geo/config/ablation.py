@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,32 +17,12 @@ SHARED = ("model", "stages", "options", "weights", "starts_from", "checkpoint")
 
 
 @dataclass(frozen=True)
-class PaperScores:
-    """What a paper says of a row, in percent."""
-
-    j_and_f: float
-    j: float | None = None
-    """None, as `f`, where the paper has nothing but the mean."""
-    f: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            require(value is None or 0 <= value <= 100, f"{name}: got {value}, wanted 0 to 100")
-        require((self.j is None) == (self.f is None), "got one of J and F, wanted both or neither")
-
-    def named(self) -> dict[str, float]:
-        """By the names that reports have for them, those that there are."""
-        values = {"J&F": self.j_and_f, "J": self.j, "F": self.f}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-@dataclass(frozen=True)
 class AblationRow:
     """One row of the table: where its weights come from, and how they are run."""
 
     name: str
-    paper: PaperScores | None = None
-    """None: an experiment of one's own."""
+    paper: dict[str, float] = field(default_factory=dict)
+    """What a paper says of it, in percent by the measure's name. Empty: an experiment of one's own."""
     model: str = ""
     """A preset, a YAML file or a SAM 2. Empty: that of the table."""
     stages: tuple[str, ...] | None = None
@@ -58,10 +38,12 @@ class AblationRow:
     same_weights_as: str = ""
     """The row whose weights are run in another way."""
     infer: tuple[str, ...] = ()
-    """Options of `infer`, after the table's."""
+    """Options of the table's `command`, after the table's own; `{data}` in them stands for the data root."""
 
     def __post_init__(self) -> None:
         require(bool(slug(self.name)), f"name: got {self.name!r}, wanted letters or digits in it")
+        for name, value in self.paper.items():
+            require(0 <= value <= 100, f"{self.name}: paper: {name}: got {value}, wanted 0 to 100")
         given = [name for name in SHARED if getattr(self, name) not in ("", (), None)]
         if self.same_weights_as:
             require(not given, f"{self.name}: got same_weights_as with {', '.join(given)}, wanted one or the other")
@@ -78,10 +60,12 @@ class AblationConfig:
 
     title: str
     dataset: str
-    """As of `infer --dataset`."""
+    """As of `--dataset` of `command`."""
     model: str
     """A preset, a YAML file or a SAM 2."""
     rows: tuple[AblationRow, ...]
+    command: Literal["infer", "refine"] = "infer"
+    """What makes a row's masks, or its semantic maps."""
     root: str = ""
     """The data set's folder under the data root. Empty: the data root itself."""
     videos: tuple[str, ...] = ()
@@ -98,7 +82,7 @@ class AblationConfig:
     options: tuple[str, ...] = ()
     """key=value for every training."""
     infer: tuple[str, ...] = ()
-    """Options of `infer` for every row."""
+    """Options of `command` for every row. In a file they have the command's name."""
     note: str = ""
     """What a reader of the table should know."""
 
@@ -116,8 +100,8 @@ class AblationConfig:
                 known = [r.name for r in self.rows if not r.same_weights_as]
                 wanted = f"{row.name}: same_weights_as: got {row.same_weights_as}, wanted one of {', '.join(known)}"
                 require(row.same_weights_as in known, wanted)
-            for field in ("options", "infer"):
-                require(all(item.strip() for item in getattr(row, field)), f"{row.name}: {field}: got an empty item")
+            for name in ("options", "infer"):
+                require(all(item.strip() for item in getattr(row, name)), f"{row.name}: {name}: got an empty item")
         for item in (*self.options, *(item for row in self.rows for item in row.options)):
             require("=" in item, f"options: got {item!r}, wanted key=value")
 
@@ -142,12 +126,20 @@ def read_ablation(path: Path) -> AblationConfig:
 
     Raises ValueError that names the file and the place for anything wrong.
     """
-    content = _with_stages(read_yaml(path), path.parent)
-    rows = content.get("rows")
+    content = read_yaml(path)
+    command, rows = content.get("command", "infer"), content.get("rows")
+    content = _completed(content, command, path.parent)
     if isinstance(rows, list):
-        rows = [_with_stages(_with_scores(row), path.parent) if isinstance(row, Mapping) else row for row in rows]
-        content["rows"] = rows
+        content["rows"] = [_completed(row, command, path.parent) if isinstance(row, Mapping) else row for row in rows]
     return build(AblationConfig, content, str(path))
+
+
+def _completed(given: Mapping[str, Any], command: Any, beside: Path) -> dict[str, Any]:
+    """The table, or a row, with the command's options under the name that they have here, and stages as paths."""
+    found = _with_stages(given, beside)
+    if command != "infer" and "infer" not in found and command in found:
+        found["infer"] = found.pop(command)
+    return found
 
 
 def _with_stages(given: Mapping[str, Any], beside: Path) -> dict[str, Any]:
@@ -157,11 +149,3 @@ def _with_stages(given: Mapping[str, Any], beside: Path) -> dict[str, Any]:
         return dict(given)
     files = [(stage, Path(os.path.normpath(beside / str(stage)))) for stage in stages]
     return {**given, "stages": [str(file) if file.is_file() else stage for stage, file in files]}
-
-
-def _with_scores(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose figures have names that a dataclass can have."""
-    fields = {"J&F": "j_and_f", "J": "j", "F": "f"}
-    paper = row.get("paper")
-    renamed = {fields.get(name, name): value for name, value in paper.items()} if isinstance(paper, Mapping) else paper
-    return {**row, **({"paper": renamed} if "paper" in row else {})}

@@ -43,9 +43,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value if isinstance(value, hint) else build(hint, value, where)
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        nested = [option for option in args if is_dataclass(option)]
-        if len(nested) == 1 and isinstance(value, Mapping):
-            return _convert(nested[0], value, where)  # only its own complaint says what is wrong inside
         for option in args:
             try:
                 return _convert(option, value, where)
@@ -59,6 +56,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
         if len(inner) == len(value):
             return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value)))
+    elif origin is dict and isinstance(value, Mapping):
+        return {_convert(args[0], name, where): _convert(args[1], v, f"{where}.{name}") for name, v in value.items()}
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     elif origin is None and isinstance(hint, type) and isinstance(value, hint) and (type(value), hint) != (bool, int):
