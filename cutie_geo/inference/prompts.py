@@ -77,14 +77,26 @@ class Prompter:
 
     def _through(self, method: Segmenter, image: Tensor, with_depth: bool) -> tuple[list[Tensor], Geometry, Any]:
         """A frame's stages in the method's network, how it lies there, and its features."""
-        first = method.trackers[0] if isinstance(method, Ensemble) else method
-        assert isinstance(first, Tracker), "only what has a trunk shares it"
-        assert isinstance(first.model.encoder, FusedEncoder), "only what has a trunk shares it"
-        with _as_written(), _tapped(first.model.encoder.vision.trunk) as seen:
+        place = _first_straight(method) if isinstance(method, Ensemble) else 0
+        tracker = method.trackers[place] if isinstance(method, Ensemble) else method
+        assert isinstance(tracker, Tracker), "only what has a trunk shares it"
+        assert isinstance(tracker.model.encoder, FusedEncoder), "only what has a trunk shares it"
+        with _as_written(), _tapped(tracker.model.encoder.vision.trunk) as seen:
             features: Any = method.encode(image, with_depth)  # type: ignore[attr-defined]
-        assert first.geometry is not None, "a frame was encoded"
-        own: FrameFeatures = features[0] if isinstance(method, Ensemble) else features
-        return _stages_of(own.image, seen), first.geometry, features
+        assert tracker.geometry is not None, "a frame was encoded"
+        own: FrameFeatures = features[place] if isinstance(method, Ensemble) else features
+        return _stages_of(own.image, seen), tracker.geometry, features
+
+
+def _first_straight(ensemble: Ensemble) -> int:
+    """The view that prompts are given to: they are where the frame shows them, and a mirror shows them elsewhere.
+
+    Raises ValueError if all views are mirrored.
+    """
+    for place, tracker in enumerate(ensemble.trackers):
+        if not tracker.view.mirrored:
+            return place
+    raise ValueError("prompts: all views are mirrored, wanted one that is not")
 
 
 def _stages_of(image: Float[Tensor, "1 3 H W"], seen: list[tuple[Tensor, Any]]) -> list[Tensor]:

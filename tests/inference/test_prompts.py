@@ -14,7 +14,7 @@ from toy_videos import contents, look, read_ids, summary
 
 from cutie_geo.__main__ import run_one
 from cutie_geo.config import ModelConfig, build
-from cutie_geo.inference.ensemble import Ensemble
+from cutie_geo.inference.ensemble import Ensemble, View
 from cutie_geo.inference.prompts import Prompter, shared_prompts
 from cutie_geo.inference.sam2_tracker import Sam2Tracker
 from cutie_geo.inference.segment import segment_frames
@@ -145,6 +145,15 @@ def test_an_ensemble_shares_the_trunk_of_its_first_view(
     together, features = prompter.given(Ensemble(geo, scales, flip=True, devices=devices, workers=1), shown)
     assert len(features) == 2 * len(scales)
     assert np.mean(alone.labels == together.labels) > 0.999
+
+
+def test_prompts_are_given_to_a_view_that_is_no_mirror(geo: CutieGeo) -> None:
+    prompter, shown = Prompter(PromptHead(sam2(), own_trunk=False)), frame({1: PROMPTS["a box"]})
+    alone, _ = prompter.given(Tracker(geo), shown)
+    together, _ = prompter.given(Ensemble(geo, views=[View(mirrored=True), View()]), shown)
+    assert np.mean(alone.labels == together.labels) > 0.999
+    with pytest.raises(ValueError, match="all views are mirrored"):
+        prompter.given(Ensemble(geo, views=[View(mirrored=True)]), shown)
 
 
 def test_a_compiled_trunk_is_shared_too(geo: CutieGeo) -> None:
