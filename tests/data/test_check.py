@@ -70,7 +70,7 @@ def test_objects_that_appear_later_are_counted_where_every_mask_is_read(tmp_path
 
 def test_every_name_can_be_checked_and_an_unknown_one_is_an_error(tmp_path: Path):
     findings = check(checkable_names(), tmp_path)
-    assert len(findings) == 28
+    assert len(findings) == 29
     assert all(len(each.problems) == 1 and "not the layout" in each.problems[0] for each in findings.values())
     with pytest.raises(ValueError, match="nope: no such dataset; wanted one of davis2016-train"):
         check(["nope"], tmp_path)
