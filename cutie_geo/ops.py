@@ -47,9 +47,13 @@ def internal_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     return int(size[0] / least * shorter), int(size[1] / least * shorter)
 
 
-def bilinear(x: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C H2 W2"]:
-    """Bilinear resize between pixel centres, without antialiasing."""
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+def bilinear(
+    x: Float[Tensor, "B C H W"], size: tuple[int, int], antialias: bool = False
+) -> Float[Tensor, "B C H2 W2"]:
+    """Bilinear resize between pixel centres."""
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=antialias)
 
 
 def nearest_labels(labels: Int[Tensor, "H W"], size: tuple[int, int]) -> Int[Tensor, "H2 W2"]:

@@ -212,7 +212,8 @@ def _checked(args: argparse.Namespace) -> dict[str, Any]:
         _regions(_size(text), objects)
     require(args.lookahead >= 1, f"--lookahead: got {args.lookahead}, wanted 1 or more")
     require(args.roof > 0, f"--roof: got {args.roof}, wanted TFLOP/s")
-    return to_dict(build(TrackerConfig, parse_overrides(split_overrides(args.overrides)[1]), "options"))
+    given = parse_overrides(split_overrides(args.overrides)[1])
+    return to_dict(build(TrackerConfig, given, "options").at_given_size())
 
 
 def _report(args: argparse.Namespace, facts: dict[str, str], options: dict[str, Any], rows: list[Row]) -> Row:

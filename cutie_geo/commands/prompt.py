@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     load = load_sam2 if is_sam2(args.model) else load_model
     model = load(args.model, args.weights, args.device, args.precision)
     prompter, told = load_prompter(args, [model])
-    method = Sam2Tracker(model) if isinstance(model, Sam2Model) else Tracker(model)
+    method = Sam2Tracker(model) if isinstance(model, Sam2Model) else Tracker(model, max_internal_size=-1)
     shared = f", through {args.model}'s trunk" if told["shares_trunk"] else ""
     print(f"masks by {told['model']}{shared}")
     long_ids = any(i > MAX_PALETTE_ID for objects in prompts.values() for i in objects)

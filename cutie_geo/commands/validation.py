@@ -94,7 +94,7 @@ class Validation:
 
 
 def _tracker(model: VideoModel) -> Segmenter:
-    return Sam2Tracker(model) if isinstance(model, Sam2Model) else Tracker(model)
+    return Sam2Tracker(model) if isinstance(model, Sam2Model) else Tracker(model, max_internal_size=-1)
 
 
 def summary(scores: dict[str, tuple[float, ...]]) -> ValidationScore:

@@ -1,6 +1,6 @@
 """What a tracker remembers of a video."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cutie_geo.config.loading import require
 
@@ -56,10 +56,15 @@ class TrackerConfig:
     chunk_size: int = -1
     """Objects that go through the network together; -1 for all. Bounds memory; changes values by rounding only, about
     1e-6 in float32."""
-    max_internal_size: int = -1
-    """Frames whose shorter side is longer than this are shrunk to it for the network; -1 for never."""
+    max_internal_size: int | None = None
+    """Frames whose shorter side is longer than this are shrunk to it for the network, as Cutie does, without smoothing;
+    -1 for never. None: to the model's own `frame_size`, if it has one, smoothed first as files are."""
     use_long_term: bool = False
     long_term: LongTermConfig = field(default_factory=LongTermConfig)
+
+    def at_given_size(self) -> "TrackerConfig":
+        """The same where frames come at the size that is wanted: the model's own no longer counts."""
+        return self if self.max_internal_size is not None else replace(self, max_internal_size=-1)
 
     def __post_init__(self) -> None:
         for name in ("mem_every", "stagger_updates", "top_k"):
@@ -67,4 +72,5 @@ class TrackerConfig:
         require(self.max_mem_frames >= 1, f"max_mem_frames: got {self.max_mem_frames}, wanted 1 or more")
         for name in ("chunk_size", "max_internal_size"):
             value = getattr(self, name)
-            require(value == -1 or value >= 1, f"{name}: got {value}, wanted -1 or a positive number")
+            unset = value is None and name == "max_internal_size"
+            require(unset or value == -1 or value >= 1, f"{name}: got {value}, wanted -1 or a positive number")

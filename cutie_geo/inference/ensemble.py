@@ -101,6 +101,11 @@ class ViewTracker(Tracker):
         top, bottom, left, right = geometry.padding
         return geometry._replace(padding=Padding(top, bottom, right, left)) if self.view.mirrored else geometry
 
+    def _own_size(self) -> int:
+        """That of frames, made larger or smaller as the view is."""
+        own = super()._own_size()
+        return own if own == -1 else round(own * self.view.scale)
+
     def geometry_at(self, size: tuple[int, int]) -> Geometry:
         """How frames of `size`, brought into the view, become what the network sees."""
         return self._geometry(self.view.size(size))

@@ -22,8 +22,10 @@ class Geometry(NamedTuple):
     size: tuple[int, int]
     """Height and width of the frames."""
     internal: tuple[int, int]
-    """The same after shrinking to `max_internal_size`."""
+    """The same after shrinking for the network."""
     padding: Padding
+    antialias: bool = False
+    """Whether frames are smoothed before they are shrunk."""
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -33,7 +35,7 @@ class Geometry(NamedTuple):
 
     def enter(self, x: Float[Tensor, "C H W"]) -> Float[Tensor, "1 C H2 W2"]:
         """Frame size to padded size, bilinear."""
-        return self.padding.pad(bilinear(x[None], self.internal))
+        return self.padding.pad(bilinear(x[None], self.internal, self.antialias))
 
     def leave(self, x: Float[Tensor, "C H W"]) -> Float[Tensor, "C H2 W2"]:
         """Padded size to frame size, bilinear."""

@@ -149,7 +149,7 @@ class LabelMasklets:
     which masks are painted. A mask that lies below others altogether is lost."""
 
     def __init__(self, model: CutieGeo, config: TrackerConfig, size: int = -1) -> None:
-        self.tracker = Tracker(model, **to_dict(config))
+        self.tracker = Tracker(model, **to_dict(config.at_given_size()))
         self.size = size
         self._count = 0
         self._first: tuple[Image, Int32[np.ndarray, "H W"]] | None = None

@@ -42,7 +42,7 @@ def _method(
     if isinstance(model, Sam2Model):
         chunk_size = options.tracker.chunk_size if options.tracker.chunk_size != -1 else 1
         return Sam2Tracker(model, chunk_size, num_frames)
-    config = to_dict(options.tracker)
+    config = to_dict(options.tracker.at_given_size())  # `options.size` has seen to it
     if not options.is_ensemble and shorter == -1:
         return Tracker(model, **config)
     views = views_of(options.scales, options.flip, shorter=shorter)

@@ -332,8 +332,13 @@ class Tracker:
         return set(np.round(np.linspace(1, every, updates)).astype(int).tolist())
 
     def _geometry(self, size: tuple[int, int]) -> Geometry:
-        internal = internal_size(size, self.config.max_internal_size)
-        return Geometry(size, internal, padding_to(internal, self.model.multiple))
+        given = self.config.max_internal_size
+        internal = internal_size(size, self._own_size() if given is None else given)
+        return Geometry(size, internal, padding_to(internal, self.model.multiple), antialias=given is None)
+
+    def _own_size(self) -> int:
+        """What the model shrinks frames to, by their shorter side; -1 for never."""
+        return self.model.config.frame_size or -1
 
     def _geometry_of(self, image: Any, look_inside: bool = True) -> Geometry:
         """Checks an image. Raises ValueError unless it is an RGB image of the video's size."""

@@ -1,7 +1,9 @@
 """Views see what they should, are undone, advance together, and their sum is the answer."""
 
+import copy
 import gc
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,15 @@ def test_a_mirrored_view_is_the_mirror_of_the_padded_frame(tiny_model: CutieGeo,
     image = torch.rand(3, *size)
     straight, mirrored = Ensemble(tiny_model, flip=True).encode(image)
     assert torch.equal(mirrored.image, straight.image.flip(-1))
+
+
+def test_the_model_s_own_size_is_that_of_frames_and_scales_go_on_from_it(tiny_model: CutieGeo) -> None:
+    sized = copy.copy(tiny_model)
+    sized.config = replace(tiny_model.config, frame_size=32)
+    views = Ensemble(sized, scales=(1.0, 1.5), flip=True).trackers
+    assert [tracker.geometry_at(SIZE).internal for tracker in views] == [(32, 42), (32, 42), (48, 64), (48, 64)]
+    views = Ensemble(sized, scales=(1.0, 1.5), max_internal_size=-1).trackers
+    assert [tracker.geometry_at(SIZE).internal for tracker in views] == [SIZE, (75, 100)]
 
 
 def test_frames_that_a_scale_makes_too_small_are_refused(tiny_model: CutieGeo) -> None:

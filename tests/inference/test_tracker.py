@@ -1,7 +1,9 @@
 """What a tracker promises about objects, masks, memory and time."""
 
+import copy
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import torch
 from parity_rules import SMALL_LONG_TERM, synthetic_video
 from torch import Tensor
 
+from cutie_geo.data.video import resize_shorter
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.ops import nearest_labels
 from cutie_geo.structures import MAX_OBJECT_ID
 
 SIZE = (61, 93)
@@ -88,6 +92,22 @@ def test_larger_frames_are_shrunk_inside_only(tiny_model: CutieGeo) -> None:
     tracker.step(images[0], labels[0])
     assert tracker.memory.banks[0].frame_tokens == 2 * 3
     assert tracker.step(images[1]).shape == (4, *SIZE)
+
+
+def test_frames_are_shrunk_to_the_size_that_the_model_is_for(tiny_model: CutieGeo) -> None:
+    sized = copy.copy(tiny_model)
+    sized.config = replace(tiny_model.config, frame_size=32)
+    own, never, asked = Tracker(sized), Tracker(sized, max_internal_size=-1), Tracker(sized, max_internal_size=40)
+    by_hand = Tracker(tiny_model)
+    images, labels = clip(2)
+    for tracker in (own, never, asked):
+        tracker.step(images[0], labels[0])
+    small = [resize_shorter(image, 32) for image in images]
+    by_hand.step(small[0], nearest_labels(labels[0], (small[0].shape[-2], small[0].shape[-1])))
+    assert own.geometry is not None and never.geometry is not None and asked.geometry is not None
+    assert [t.geometry.internal[0] for t in (own, never, asked)] == [32, 61, 40]
+    assert torch.equal(own.predict(own.encode(images[1])).probs, by_hand.predict(by_hand.encode(small[1])).probs)
+    assert own.step(images[1]).shape == (4, *SIZE)
 
 
 # ------------------------------------------------------------------------------------------------------------ ids
