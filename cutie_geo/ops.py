@@ -47,9 +47,7 @@ def internal_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     return int(size[0] / least * shorter), int(size[1] / least * shorter)
 
 
-def bilinear(
-    x: Float[Tensor, "B C H W"], size: tuple[int, int], antialias: bool = False
-) -> Float[Tensor, "B C H2 W2"]:
+def bilinear(x: Float[Tensor, "B C H W"], size: tuple[int, int], antialias: bool = False) -> Float[Tensor, "B C H2 W2"]:
     """Bilinear resize between pixel centres."""
     if x.shape[-2:] == size:
         return x

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from cutie_geo.config import read_yaml, require
+from cutie_geo.model.averaging import average
 from cutie_geo.model.hub import CARD_FILE
 from cutie_geo.model.load import is_checkpoint, load_model
 from cutie_geo.model.saving import save_checkpoint
@@ -16,7 +17,14 @@ CARD_FIELDS = ("title", "data", "licence", "training", "scores", "limits")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("checkpoint", type=Path, help="the folder of a trained model, such as runs/MODEL/STAGE/final")
+    parser.add_argument(
+        "checkpoints",
+        type=Path,
+        nargs="+",
+        metavar="checkpoint",
+        help="the folder of a trained model, such as runs/MODEL/STAGE/final; of several, such as two seeds of a stage, "
+        "the mean of their weights is written",
+    )
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for the weights, the configuration, the card"
     )
@@ -28,13 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write it and print size and digest; return 0. Raises ValueError for what is no checkpoint or no card."""
-    folder = args.checkpoint.expanduser()
-    require(is_checkpoint(str(folder)), f"{folder}: no folder of a trained model, wanted one such as runs/.../final")
-    require(folder.resolve() != args.output.resolve(), f"--output: got {folder} itself, wanted another folder")
+    folders = [folder.expanduser() for folder in args.checkpoints]
+    for folder in folders:
+        require(
+            is_checkpoint(str(folder)), f"{folder}: no folder of a trained model, wanted one such as runs/.../final"
+        )
+        require(folder.resolve() != args.output.resolve(), f"--output: got {folder} itself, wanted another folder")
     fields = {} if args.card is None else read_yaml(args.card)
     strange = sorted(set(fields) - set(CARD_FIELDS))
     require(not strange, f"{args.card}: got {', '.join(strange)}, wanted any of {', '.join(CARD_FIELDS)}")
-    model = load_model(str(folder.absolute()), device="cpu", precision="fp32")
+    model = average(load_model(str(folder.absolute()), device="cpu", precision="fp32") for folder in folders)
     card = model.generate_model_card(**fields)
     path = save_checkpoint(model, args.output, half=not args.full)
     card.save(args.output / CARD_FILE)

@@ -44,6 +44,30 @@ def test_all_digits_are_kept_on_demand(trained: Path, tmp_path: Path) -> None:
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
+def test_of_several_models_the_mean_of_their_weights_is_written(trained: Path, tmp_path: Path) -> None:
+    others = []
+    for shift in (1.0, 5.0):
+        model = load_model(str(trained), device="cpu", precision="fp32")
+        for weight in model.parameters():
+            weight.data += shift
+        others.append(str(save_checkpoint(model, tmp_path / f"by{shift:g}").parent))
+    assert main(["export", str(trained), *others, "--output", str(tmp_path / "out"), "--full"]) == 0
+    own, mean = load_model(str(trained), device="cpu"), load_model(str(tmp_path / "out"), device="cpu")
+    for name, weight in own.named_parameters():
+        torch.testing.assert_close(mean.get_parameter(name), weight + 2)
+    assert all(torch.equal(mean.get_buffer(name), buffer) for name, buffer in own.named_buffers())
+
+
+def test_models_of_different_sizes_have_no_mean(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = load_model(str(tmp_path / "tiny.yaml"), "none", "cpu", "fp32", ["decoder_dim=24"])
+    folder = save_checkpoint(other, tmp_path / "other").parent
+    assert main(["export", str(trained), str(folder), "--output", str(tmp_path / "out")]) == 2
+    assert "other/model.safetensors: another configuration" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_numbers_that_half_precision_cannot_hold_are_named(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
