@@ -188,6 +188,8 @@ def test_the_recipe_of_the_bundled_model_learns_masks_and_depth(test_data: Path,
         ("tiny_cpu_stage0", ["steps=120", "clips.crop=64", "log_every=20"]),
         ("tiny_cpu_stage1", ["steps=4", "clips.crop=64", "log_every=4"]),
         ("tiny_cpu_stage2", ["steps=2", "clips.crop=96", "log_every=2"]),
+        ("tiny_cpu_stage3", ["steps=1", "clips.crop=64", "log_every=1"]),
+        ("tiny_cpu_stage4", ["steps=1", "clips.crop=64", "log_every=1"]),
     ):
         assert run_one("train", ["--stage", stage, *where, *short, *own]) == 0
         folder = tmp_path / "cutie-geo-tiny" / stage
