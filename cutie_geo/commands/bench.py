@@ -22,7 +22,16 @@ from cutie_geo.commands.flops import frame_cost, peak_gflop_per_second, table
 from cutie_geo.commands.infer import DEFAULT_MODEL
 from cutie_geo.commands.models import device_name, versions
 from cutie_geo.commands.suite import ENSEMBLE_OBJECTS, HEADER, PLAIN_OBJECTS, ROOF, ensemble, line, plain, throughput
-from cutie_geo.config import TrackerConfig, build, parse_overrides, preset_names, require, split_overrides, to_dict
+from cutie_geo.config import (
+    TrackerConfig,
+    build,
+    model_config,
+    parse_overrides,
+    preset_names,
+    require,
+    split_overrides,
+    to_dict,
+)
 from cutie_geo.data.render import SceneConfig, render_frames
 from cutie_geo.inference.ensemble import View, views_of
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
@@ -212,8 +221,10 @@ def _checked(args: argparse.Namespace) -> dict[str, Any]:
         _regions(_size(text), objects)
     require(args.lookahead >= 1, f"--lookahead: got {args.lookahead}, wanted 1 or more")
     require(args.roof > 0, f"--roof: got {args.roof}, wanted TFLOP/s")
-    given = parse_overrides(split_overrides(args.overrides)[1])
-    return to_dict(build(TrackerConfig, given, "options").at_given_size())
+    of_model, of_tracker = split_overrides(args.overrides)
+    model = model_config(args.model, of_model)
+    options = build(TrackerConfig, parse_overrides(of_tracker), "options").at_given_size()
+    return to_dict(options.for_model(model.memory_interval, model.tokens_read))
 
 
 def _report(args: argparse.Namespace, facts: dict[str, str], options: dict[str, Any], rows: list[Row]) -> Row:

@@ -106,7 +106,11 @@ class ModelConfig:
     """No "other objects" channels: the network of still-image pre-training."""
     frame_size: int | None = None
     """Shorter side, in pixels, of frames that it segments best, where that isn't what a benchmark or `infer.py` takes:
-    those shrink frames to it."""
+    those and `Tracker` shrink frames to it."""
+    memory_interval: int | None = None
+    """A tracker's `mem_every` with which it is best, where that isn't Cutie's or the benchmark's."""
+    tokens_read: int | None = None
+    """A tracker's `top_k` with which it is best, where that isn't Cutie's."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -121,6 +125,9 @@ class ModelConfig:
             require(getattr(self, name) > 0, f"{name}: got {getattr(self, name)}, wanted a positive number")
         size = self.frame_size
         require(size is None or size >= 32, f"frame_size: got {size}, wanted at least 32 pixels")
+        for name in ("memory_interval", "tokens_read"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name}: got {value}, wanted 1 or more")
         require(self.position_scale > 0, f"position_scale: got {self.position_scale}, wanted more than 0")
         temperature = self.position_temperature
         require(temperature > 1, f"position_temperature: got {temperature}, wanted more than 1")

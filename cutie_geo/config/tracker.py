@@ -41,18 +41,24 @@ class LongTermConfig:
         )
 
 
+MEM_EVERY = 5
+"""Cutie's own `mem_every`."""
+TOP_K = 30
+"""Cutie's own `top_k`."""
+
+
 @dataclass(frozen=True)
 class TrackerConfig:
     """What one video's tracker remembers, and how it reads it. Source: spec of Cutie's inference options."""
 
-    mem_every: int = 5
-    """A frame enters memory every this many frames."""
+    mem_every: int | None = None
+    """A frame enters memory every this many frames. None: the model's own number, `memory_interval`, or else 5."""
     stagger_updates: int = 5
     """The decoder updates sensory memory on this many of the frames between two memory frames."""
     max_mem_frames: int = 5
     """Frames in working memory without long-term memory, the pinned one counted."""
-    top_k: int = 30
-    """Memory tokens that each query position reads."""
+    top_k: int | None = None
+    """Memory tokens that each query position reads. None: the model's own number, `tokens_read`, or else 30."""
     chunk_size: int = -1
     """Objects that go through the network together; -1 for all. Bounds memory; changes values by rounding only, about
     1e-6 in float32."""
@@ -62,15 +68,20 @@ class TrackerConfig:
     use_long_term: bool = False
     long_term: LongTermConfig = field(default_factory=LongTermConfig)
 
+    def for_model(self, memory_interval: int | None, tokens_read: int | None) -> "TrackerConfig":
+        """The same with what was left to the model filled in; None where it has nothing to say."""
+        every, tokens = self.mem_every or memory_interval or MEM_EVERY, self.top_k or tokens_read or TOP_K
+        return replace(self, mem_every=every, top_k=tokens)
+
     def at_given_size(self) -> "TrackerConfig":
         """The same where frames come at the size that is wanted: the model's own no longer counts."""
         return self if self.max_internal_size is not None else replace(self, max_internal_size=-1)
 
     def __post_init__(self) -> None:
         for name in ("mem_every", "stagger_updates", "top_k"):
-            require(getattr(self, name) >= 1, f"{name}: got {getattr(self, name)}, wanted 1 or more")
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name}: got {value}, wanted 1 or more")
         require(self.max_mem_frames >= 1, f"max_mem_frames: got {self.max_mem_frames}, wanted 1 or more")
         for name in ("chunk_size", "max_internal_size"):
             value = getattr(self, name)
-            unset = value is None and name == "max_internal_size"
-            require(unset or value == -1 or value >= 1, f"{name}: got {value}, wanted -1 or a positive number")
+            require(value in (None, -1) or value >= 1, f"{name}: got {value}, wanted -1 or a positive number")

@@ -40,8 +40,12 @@ class Tracker:
 
     def __init__(self, model: CutieGeo, **options: Any) -> None:
         self.model = model
-        self.config = build(TrackerConfig, options, "Tracker")
+        self.config = self._filled(build(TrackerConfig, options, "Tracker"))
         self._start()
+
+    def _filled(self, config: TrackerConfig) -> TrackerConfig:
+        """Options with the model's own numbers where none were given."""
+        return config.for_model(self.model.config.memory_interval, self.model.config.tokens_read)
 
     def _start(self) -> None:
         self.registry = ObjectRegistry()
@@ -243,7 +247,7 @@ class Tracker:
     def configure(self, **options: Any) -> None:
         """Change options in mid-video; limits of memory are met at the next write. `use_long_term` and
         `max_internal_size` must stay: ValueError."""
-        config = build(TrackerConfig, merge(to_dict(self.config), options), "Tracker.configure")
+        config = self._filled(build(TrackerConfig, merge(to_dict(self.config), options), "Tracker.configure"))
         if config.max_internal_size != self.config.max_internal_size and self.geometry is not None:
             raise ValueError("Tracker.configure: max_internal_size can't change within a video")
         if config.use_long_term != self.config.use_long_term and self.memory.ids:
@@ -279,7 +283,7 @@ class Tracker:
         absent = [name for name in wanted if name not in state]
         if absent:
             raise ValueError(f"tracker state: missing {', '.join(absent)}")
-        config = build(TrackerConfig, state["config"], "tracker state.config")
+        config = self._filled(build(TrackerConfig, state["config"], "tracker state.config"))
         memory, device = VideoMemory(config), self.model.device
         try:
             memory.load_state_dict(state["memory"], device)
@@ -392,12 +396,12 @@ def predict_together(trackers: Sequence[Tracker], features: Sequence[FrameFeatur
         return [Prediction(seen.image.new_ones(1, *seen.image.shape[-2:]), ()) for seen in features]
     for tracker in trackers:
         tracker._require_memorised()
-    batch = FrameFeatures.batch(features)
+    batch, top_k = FrameFeatures.batch(features), config.top_k
     parts, order, usage = [], [], [[] for _ in trackers]
     with model.autocast():
         for banks in zip(*(tracker._memory_views() for tracker in trackers), strict=True):
             views = [view for _, view in banks]
-            recalled = [model.recall(seen, view, config.top_k) for seen, view in zip(features, views)]
+            recalled = [model.recall(seen, view, top_k) for seen, view in zip(features, views)]
             for own, (_, read_by_token) in zip(usage, recalled):
                 own.append(read_by_token)
             recent = RecentPast(*(_joined([view[i] for view in views]) for i in RECENT))

@@ -6,7 +6,7 @@ from cutie_geo.model.saving import WEIGHTS_FILE
 from cutie_geo.model.weights import digest
 
 ROOT = Path(__file__).parent.parent / "weights"
-BUNDLED: dict[str, str] = {"cutie-geo-tiny": "ba0ce992f5389064ff5946ba07ebb4ce43246a865cfc0e05020ea85bc991ab4e"}
+BUNDLED: dict[str, str] = {"cutie-geo-tiny": "720c7a0b87db3bbad9274dde0b27b139e18fb9e24cc3e07d7e9a70b3894fa349"}
 """SHA-256 of the weights file, by model."""
 
 

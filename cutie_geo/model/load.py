@@ -144,7 +144,7 @@ def _require_same(wanted: ModelConfig, got: ModelConfig, file: Path, name: str) 
     """Raises ValueError naming every setting in which a checkpoint's model is another."""
     ours, theirs = _flat(to_dict(wanted)), _flat(to_dict(got))
     # where parts come from, whether training may change them, what `load_weights` converts, and advice
-    free = ("weights.", "encoder.freeze", "single_object", "frame_size")
+    free = ("weights.", "encoder.freeze", "single_object", "frame_size", "memory_interval", "tokens_read")
     if wanted.single_object != got.single_object:
         kind = "single" if got.single_object else "multi"
         log.warning("%s: of a %s-object network; channels for other objects are made anew or left out", file, kind)

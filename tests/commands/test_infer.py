@@ -254,6 +254,16 @@ def test_davis2016_is_run_by_its_own_settings(run: Run, tmp_path: Path):
     assert set(np.unique(read_ids(tmp_path / "out" / "bear" / "00002.png"))) <= {0, 255}
 
 
+@pytest.mark.parametrize(("options", "every"), [([], 3), (["--mem-every", 2], 2), (["mem_every=4"], 4)])
+def test_a_model_s_own_pace_of_memory_counts_unless_another_is_named(
+    run: Run, tmp_path: Path, options: list[str | int], every: int
+):
+    root = davis_tree(tmp_path / "davis")
+    own = (*options, "memory_interval=3", "--videos", "cat")
+    assert run(*own, "--dataset", "davis2016-val", "--data-root", root) == 0
+    assert summary(tmp_path / "out")["settings"]["tracker"]["mem_every"] == every
+
+
 def test_options_win_over_a_dataset_s_settings(run: Run, tmp_path: Path):
     root = davis_tree(tmp_path / "davis")
     chosen = ("--videos", "cat", "--long-term", "--mem-every", 2, "--size", 48)

@@ -110,6 +110,25 @@ def test_frames_are_shrunk_to_the_size_that_the_model_is_for(tiny_model: CutieGe
     assert own.step(images[1]).shape == (4, *SIZE)
 
 
+def test_memory_is_written_and_read_as_the_model_says_unless_the_tracker_is_told(tiny_model: CutieGeo) -> None:
+    own = copy.copy(tiny_model)
+    own.config = replace(tiny_model.config, memory_interval=2, tokens_read=3)
+    told = Tracker(own, mem_every=4, top_k=9)
+    assert [(t.config.mem_every, t.config.top_k) for t in (Tracker(own), told, Tracker(tiny_model))] == [
+        (2, 3),
+        (4, 9),
+        (5, 30),
+    ]
+    told.load_state_dict(Tracker(own).state_dict())
+    assert (told.config.mem_every, told.config.top_k) == (2, 3)
+    images, _ = clip(5)
+    said = [run(started(model, **options), images)[-1] for model, options in (
+        (own, {"mem_every": None}), (tiny_model, {"mem_every": 2, "top_k": 3}), (tiny_model, {"mem_every": 2}),
+    )]  # fmt: skip
+    assert torch.equal(said[0], said[1])
+    assert not torch.equal(said[0], said[2])
+
+
 # ------------------------------------------------------------------------------------------------------------ ids
 @pytest.mark.parametrize("ids", [[7, 3, MAX_OBJECT_ID], np.array([7, 3, 9]), torch.tensor([7, 3, 9])])
 def test_ids_of_any_kind_and_order_are_kept(tiny_model: CutieGeo, ids: Any) -> None:
