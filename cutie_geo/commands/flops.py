@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from cutie_geo.inference.tracker import Tracker
+from cutie_geo.model.arithmetic import flop_counter
 from cutie_geo.model.encoder import FusedEncoder
 from cutie_geo.model.network import CutieGeo
 
@@ -66,7 +66,7 @@ def frame_cost(
     frames: makes an endless video. Two runs of it are made, since counting takes time.
     """
     flops, parts = Tally(model, lambda: 0.0), parts_of(model)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         flops.now = lambda: float(counter.get_total_flops())
         _run(model, options, frames(), mask, flops)
     clock = Tally(model, time.perf_counter, synchronise)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from cutie_geo.inference.ensemble import Ensemble, View, views_of
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
+from cutie_geo.model.arithmetic import flop_counter
 from cutie_geo.model.network import CutieGeo
 
 ROOF = 790.0
@@ -79,7 +79,7 @@ def throughput(
         synchronise()
         seconds = time.perf_counter() - start
         peak = peak_memory(model.device)
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             for _ in range(period):
                 _segment(segmenter, list(islice(video, lookahead)))
     gflop = counter.get_total_flops() / 1e9 / (period * lookahead)

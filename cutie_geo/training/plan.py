@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from cutie_geo.config import TrainConfig
+from cutie_geo.model.arithmetic import flop_counter
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.sam2 import Sam2Model
 from cutie_geo.ops import sine_positions
@@ -164,7 +164,7 @@ def clip_cost(model: CutieGeo, config: TrainConfig) -> ClipCost:
     references = [reference_frames(0, clips.length, config.unroll.reference_frames)]
     was_training = model.training
     model.train()
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+    with FakeTensorMode(allow_non_fake_inputs=True), flop_counter() as counter:
         images = unit_range(torch.zeros(1, clips.length, 3, clips.crop, clips.crop, dtype=torch.uint8))
         masks = one_hot(torch.zeros(1, clips.crop, clips.crop, dtype=torch.uint8), slots)
         deep = [True] * clips.length

@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny import TINY_GEO_YAML
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 from toy_videos import tiny_options
 from training import write_stage
 
@@ -17,6 +16,7 @@ from cutie_geo.commands.bench import WARM_UP
 from cutie_geo.commands.flops import Tally
 from cutie_geo.commands.suite import ensemble, plain
 from cutie_geo.config import model_config
+from cutie_geo.model.arithmetic import flop_counter
 from cutie_geo.model.load import load_model
 from cutie_geo.model.network import CutieGeo
 
@@ -124,7 +124,7 @@ def test_parts_are_counted_and_timed_beside_a_limit(geo: list[str], tmp_path: Pa
 def encoder_cost(preset: str, *overrides: str) -> dict[str, float]:
     """GFLOP of each part that sees a 480x864 frame alone, counted without computing anything."""
     model = CutieGeo(model_config(preset, overrides)).eval()
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FakeTensorMode(allow_non_fake_inputs=True), flop_counter() as counter, torch.no_grad():
         tally = Tally(model, lambda: counter.get_total_flops() / 1e9)
         with tally.watch():
             model.encode(torch.rand(1, 3, 480, 864))
