@@ -50,7 +50,12 @@ def test_run_gives_the_official_numbers(
         sampled = probs[:, :: run.stride, :: run.stride].double().numpy() * 65535
         assert np.abs(np.round(sampled) - wanted["prob"][t, :count].astype(int)).max() <= 4
         assert np.abs(probs.double().mean((1, 2)).numpy() - wanted["mean"][t, :count]).max() <= 1e-5
-        assert (tracker.labels(probs).numpy() == wanted["ids"][t]).mean() >= 0.9999
+        other = torch.from_numpy(tracker.labels(probs).numpy() != wanted["ids"][t])
+        assert other.float().mean() <= 5e-4
+        # another processor rounds otherwise, which decides where the two best are as close as probabilities must be
+        if other.any():
+            first, second = probs.topk(2, dim=0).values
+            assert (first - second)[other].max() <= 2 * 4 / 65535
         for one in tracker.trackers if isinstance(tracker, Ensemble) else [tracker]:
             assert token_counts(one) == wanted["tokens"][t].tolist()
 
