@@ -163,7 +163,7 @@ class Tracker:
         if list(prediction.ids[: len(self.registry)]) != self.registry.ids:
             raise ValueError(f"commit: got a prediction of {list(prediction.ids)}, wanted {self.registry.ids} first")
         self.frame += 1
-        due = (self.frame - self.memory_frame >= self.config.mem_every or prediction.given) and not last
+        due = (self.frame - self.memory_frame >= self._mem_every() or prediction.given) and not last
         self.registry.add(prediction.ids)
         if prediction.usage:
             self.memory.count_usage(prediction.usage)
@@ -328,9 +328,14 @@ class Tracker:
         assert self.memory.sensory is not None, "objects are in memory"
         return self.memory.sensory
 
+    def _mem_every(self) -> int:
+        every = self.config.mem_every
+        assert every is not None, "the model has filled it in"
+        return every
+
     def _sensory_frames(self) -> set[int]:
         """Frames after a memory frame on which the decoder updates sensory memory."""
-        every, updates = self.config.mem_every, self.config.stagger_updates
+        every, updates = self._mem_every(), self.config.stagger_updates
         if updates >= every:
             return set(range(1, every + 1))
         return set(np.round(np.linspace(1, every, updates)).astype(int).tolist())
