@@ -39,6 +39,8 @@ class SourceConfig:
     """Take these videos or sets of images. Empty: all."""
     exclude: tuple[str, ...] = ()
     """Leave these out."""
+    still: bool = False
+    """Of videos: take each frame that has a mask as a still image."""
     crop_scale: Range | None = None
     """Share of a frame's area that a crop covers, where it isn't that of `clips.video`. Rendered frames are as large as
     crops."""

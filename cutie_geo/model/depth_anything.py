@@ -3,8 +3,9 @@
 Importing this module imports transformers, which takes seconds: only a network with a geometry encoder does.
 """
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -55,6 +56,7 @@ class DepthAnythingFeatures(nn.Module):
         """starts_at_random: no file fills it, and it is to be trained."""
         super().__init__()
         self.model = DepthAnythingForDepthEstimation(depth_config(size))
+        self.model.register_state_dict_post_hook(_name_alike)
         if starts_at_random:
             self._vary()
         self.channels: tuple[int, int, int] = (size.fusion, size.fusion, size.fusion)
@@ -107,6 +109,21 @@ class DepthAnythingFeatures(nn.Module):
             outputs.append(fused)
         f16, f8, f4 = outputs
         return f16, f8, f4
+
+
+_OLD_QKV = re.compile(r"(\.layer\.\d+\.attention)\.attention\.(query|key|value)\.")
+_OLD_OUT = re.compile(r"(\.layer\.\d+\.attention)\.output\.dense\.")
+
+
+def attention_name(name: str) -> str:
+    """The name that late releases of transformers 5 give to a tensor of DINOv2's attention, from that of early ones."""
+    return _OLD_OUT.sub(r"\1.o_proj.", _OLD_QKV.sub(lambda found: f"{found[1]}.{found[2][0]}_proj.", name))
+
+
+def _name_alike(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    """Offer a network's tensors under the same names whatever release of transformers is installed."""
+    for name in [name for name in state if name.startswith(prefix) and attention_name(name) != name]:
+        state[attention_name(name)] = state.pop(name)
 
 
 def depth_config(size: DepthSize) -> DepthAnythingConfig:

@@ -83,8 +83,10 @@ MAE_FORMS = [
 """Hiera's masked autoencoder, which has one table of positions and no windowed one."""
 
 
-def _v5_projection(match: re.Match) -> str:
-    return f"backbone.encoder.layer.{match[1]}.attention.{match[2][0]}_proj."
+def _depth_anything_name(name: str) -> str:
+    from cutie_geo.model.depth_anything import attention_name  # imports transformers, which takes seconds
+
+    return attention_name(name)
 
 
 _LAYER = r"^backbone\.encoder\.layer\.(\d+)\."
@@ -117,10 +119,7 @@ GEOMETRY_FORMS = [
     _Form(
         "transformers",
         r"^neck\.fusion_stage\.",
-        [  # files on the hub keep the names of transformers 4
-            (_LAYER + r"attention\.attention\.(query|key|value)\.", _v5_projection),
-            (_LAYER + r"attention\.output\.dense\.", _SAME_LAYER + "attention.o_proj."),
-        ],
+        [(r"^.*$", lambda found: _depth_anything_name(found[0]))],  # files on the hub keep the names of transformers 4
     ),
 ]
 """Depth Anything V2: its authors' files, and those of transformers."""

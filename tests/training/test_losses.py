@@ -12,6 +12,7 @@ from cutie_geo.training.losses import (
     cross_entropy_loss,
     depth_loss,
     dice_loss,
+    draw_points,
     match_loss,
     sample,
     uncertain_points,
@@ -95,7 +96,8 @@ def test_points_gather_where_the_network_is_unsure() -> None:
     logits = torch.full((1, 2, 32, 32), 8.0)
     logits[:, 0] = -8.0
     logits[:, :, :, 14:18] = 0.0  # an unsure stripe, an eighth of the picture
-    points = uncertain_points(logits, LossConfig(points=400), torch.Generator().manual_seed(0))[0]
+    config = LossConfig(points=400)
+    points = uncertain_points(logits, config, draw_points(1, config, torch.Generator().manual_seed(0)))[0]
     assert points.shape == (400, 2)
     assert float(points.min()) >= 0
     assert float(points.max()) < 1
@@ -120,12 +122,12 @@ def test_losses_of_one_point_by_hand() -> None:
 def test_depth_is_right_up_to_scale_and_shift() -> None:
     distance = 1 + 9 * torch.rand(32, 48, generator=torch.Generator().manual_seed(0))
     nearness = 1 / distance
-    assert float(depth_loss(nearness, distance)) == pytest.approx(0, abs=1e-3)
-    assert float(depth_loss(7 * nearness + 3, distance)) == pytest.approx(0, abs=1e-3)
-    assert float(depth_loss(-nearness, distance)) == pytest.approx(2, abs=1e-3)
-    assert float(depth_loss(torch.ones_like(distance), distance)) == 1
+    assert float(depth_loss(nearness[None], distance[None])) == pytest.approx(0, abs=1e-3)
+    assert float(depth_loss((7 * nearness + 3)[None], distance[None])) == pytest.approx(0, abs=1e-3)
+    assert float(depth_loss((-nearness)[None], distance[None])) == pytest.approx(2, abs=1e-3)
+    assert float(depth_loss(torch.ones_like(distance)[None], distance[None])) == 1
     noise = torch.rand(32, 48, generator=torch.Generator().manual_seed(1))
-    assert float(depth_loss(noise, distance)) == pytest.approx(1, abs=0.1)
+    assert float(depth_loss(noise[None], distance[None])) == pytest.approx(1, abs=0.1)
 
 
 def test_unknown_distances_count_for_nothing() -> None:
@@ -133,8 +135,8 @@ def test_unknown_distances_count_for_nothing() -> None:
     depth = (1 / distance).requires_grad_()
     spoilt = torch.where(torch.arange(48) < 24, depth.detach(), 100.0)
     half = torch.where(torch.arange(48) < 24, distance, torch.nan)
-    assert float(depth_loss(spoilt, half)) == pytest.approx(0, abs=1e-3)
-    nothing = depth_loss(depth, torch.full_like(distance, torch.nan))
+    assert float(depth_loss(spoilt[None], half[None])) == pytest.approx(0, abs=1e-3)
+    nothing = depth_loss(depth[None], torch.full_like(distance, torch.nan)[None])
     nothing.backward()
     assert nothing.item() == 0
     assert depth.grad is not None
@@ -145,7 +147,7 @@ def test_unknown_distances_count_for_nothing() -> None:
 def test_depth_at_a_size_of_its_own_is_compared_with_distances_at_theirs(shape: tuple[int, int]) -> None:
     rows = torch.linspace(1, 2, 32)[:, None].expand(32, 48)
     depth = torch.linspace(1, 0.5, shape[0])[:, None].expand(shape).clone().requires_grad_()
-    loss = depth_loss(depth, rows)
+    loss = depth_loss(depth[None], rows[None])
     assert loss.item() < 0.05
     loss.backward()
     assert depth.grad is not None
@@ -160,7 +162,7 @@ def test_the_loss_of_depth_is_weighted_and_only_for_clips_that_know_distances() 
     config = LossConfig(points=256, depth_weight=0.5)
     draws = generators([0, 1], torch.device("cpu"))
     losses, totals = batch_losses(said._replace(depth=depth), batch._replace(distance=distance), config, draws)
-    own = 0.5 * depth_loss(depth[0], distance[1, 0])
+    own = 0.5 * depth_loss(depth, distance[1:, 0])
     assert float(losses["depth"]) == pytest.approx(float(own) / 2)
     _, without = batch_losses(said, batch, CONFIG, generators([0, 1], torch.device("cpu")))
     assert (totals - without).tolist() == pytest.approx([0, float(own)], abs=1e-5)
@@ -170,15 +172,15 @@ def test_the_loss_of_depth_is_weighted_and_only_for_clips_that_know_distances() 
 
 # ---------------------------------------------------------------------------------------------------------------- keys
 def keys_of(labels: Tensor, certainty: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys (T, P, 3), shrinkage and selection that tell the objects of coarse label maps (T, h, w) apart."""
-    key = certainty * torch.nn.functional.one_hot(labels, 3).float().flatten(1, 2)
-    return key, torch.ones(*key.shape[:2], 1), torch.ones_like(key)
+    """Keys (1, T, P, 3), shrinkage and selection that tell the objects of coarse label maps (T, h, w) apart."""
+    key = certainty * torch.nn.functional.one_hot(labels, 3).float().flatten(1, 2)[None]
+    return key, torch.ones(*key.shape[:3], 1), torch.ones_like(key)
 
 
 def test_keys_that_tell_objects_apart_cost_nothing_and_others_a_mean_over_memory() -> None:
     coarse = torch.tensor([[[0, 1], [1, 2]], [[1, 0], [2, 1]]])
     truth = torch.nn.functional.one_hot(coarse, 3).movedim(-1, 1).float()
-    truth = truth.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    truth = truth.repeat_interleave(16, 2).repeat_interleave(16, 3)[None]
     assert float(match_loss(*keys_of(coarse, 20.0), truth)) == pytest.approx(0, abs=2e-3)
     same = match_loss(*keys_of(coarse, 0.0), truth)
     shares = torch.tensor([0.25, 0.5, 0.25])  # of the first frame's positions
@@ -189,14 +191,14 @@ def test_keys_that_tell_objects_apart_cost_nothing_and_others_a_mean_over_memory
 def test_keys_get_gradients_that_bring_like_to_like() -> None:
     coarse = torch.randint(0, 3, (3, 4, 4), generator=torch.Generator().manual_seed(0))
     truth = torch.nn.functional.one_hot(coarse, 3).movedim(-1, 1).float()
-    truth = truth.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    truth = truth.repeat_interleave(16, 2).repeat_interleave(16, 3)[None]
     key, shrinkage, selection = keys_of(coarse, 0.5)
     key.requires_grad_()
     before = match_loss(key, shrinkage, selection, truth)
     before.backward()
     assert key.grad is not None
-    assert float(key.grad[0].abs().max()) > 0, "the first frame is read"
-    assert float(key.grad[-1].abs().max()) > 0, "the last one asks"
+    assert float(key.grad[0, 0].abs().max()) > 0, "the first frame is read"
+    assert float(key.grad[0, -1].abs().max()) > 0, "the last one asks"
     with torch.no_grad():
         assert float(match_loss(key - 5 * key.grad, shrinkage, selection, truth)) < before.item()
 
