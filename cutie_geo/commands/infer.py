@@ -16,16 +16,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cutie_geo.commands.models import (
     device_name,
+    fitted,
     load_models,
     lookahead,
     of_sam2,
     settings_of,
-    sized,
     versions,
 )
 from cutie_geo.commands.processes import Processes
 from cutie_geo.commands.prompting import add_prompts, load_prompter, prompts_of
 from cutie_geo.config import (
+    MEM_EVERY,
     TrackerConfig,
     build,
     merge,
@@ -157,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
                 raise ValueError("--compile: wanted models of Cutie's kind, not SAM 2")
             model.compile_parts()
     options = replace(
-        sized(args, models, options), settings=settings_of(args, models), lookahead=lookahead(args, models)
+        fitted(args, models, options), settings=settings_of(args, models), lookahead=lookahead(args, models)
     )
     if _is_example(args):  # a demonstration, which may be shown again in another way
         changed = changes(Results(args.output), records[0], options)
@@ -190,7 +191,9 @@ def plan(args: argparse.Namespace) -> tuple[list[VideoRecord], RunOptions]:
     size, single_object = DEFAULT_SIZE, False
     if args.dataset is not None:
         spec, records = dataset(args.dataset, args.data_root)
-        defaults = {"mem_every": spec.mem_every, "use_long_term": spec.use_long_term}
+        # Cutie's own number is no wish of the benchmark's: a model may have a better one
+        pace = {} if spec.mem_every == MEM_EVERY else {"mem_every": spec.mem_every}
+        defaults = {"use_long_term": spec.use_long_term, **pace}
         size, single_object = spec.size, spec.single_object
     elif args.video is not None:
         records = discover(args.video, args.mask, args.long_ids, prompts_of(args))

@@ -37,15 +37,12 @@ VERSIONS = (
 )
 
 
-def sized(args: argparse.Namespace, models: Sequence[VideoModel], options: RunOptions) -> RunOptions:
-    """Options with the size of frames that the models are for, and a single model's own pace of memory, unless the user
-    names others."""
-    if len(models) == 1 and not isinstance(models[0], Sam2Model) and models[0].config.memory_interval is not None:
-        named = getattr(args, "mem_every", None) is not None or any(
-            item.partition("=")[0].strip() == "mem_every" for item in getattr(args, "overrides", ())
-        )
-        if not named:
-            options = replace(options, tracker=replace(options.tracker, mem_every=models[0].config.memory_interval))
+def fitted(args: argparse.Namespace, models: Sequence[VideoModel], options: RunOptions) -> RunOptions:
+    """Options with the size of frames that the models are for, unless the user names another, and with what a single
+    model says of its memory where nobody else does; of several, each tracker asks its own model."""
+    if len(models) == 1 and not isinstance(models[0], Sam2Model):
+        own = models[0].config
+        options = replace(options, tracker=options.tracker.for_model(own.memory_interval, own.tokens_read))
     # SAM 2 stretches frames to its own square: shrinking them before would only lose what is in them
     sizes = [-1 if isinstance(model, Sam2Model) else model.config.frame_size or options.size for model in models]
     if args.size is not None or set(sizes) == {options.size}:

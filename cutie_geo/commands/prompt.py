@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cutie_geo.commands.infer import DEFAULT_MODEL, DEFAULT_SIZE
-from cutie_geo.commands.models import sized
+from cutie_geo.commands.models import fitted
 from cutie_geo.commands.prompting import add_prompts, load_prompter, prompts_of
 from cutie_geo.config import require
 from cutie_geo.data.background import atomic_write
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     shared = f", through {args.model}'s trunk" if told["shares_trunk"] else ""
     print(f"masks by {told['model']}{shared}")
     long_ids = any(i > MAX_PALETTE_ID for objects in prompts.values() for i in objects)
-    for frame in _prompted_frames(args, prompts, sized(args, [model], options).size):
+    for frame in _prompted_frames(args, prompts, fitted(args, [model], options).size):
         with torch.inference_mode():
             mask, _ = prompter.given(method, frame)
         assert frame.size is not None, "frames of files have the file's size"

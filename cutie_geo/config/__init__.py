@@ -20,7 +20,7 @@ from cutie_geo.config.segmentor import (
     MaskletSource,
     MaskletValidation,
 )
-from cutie_geo.config.tracker import LongTermConfig, TrackerConfig
+from cutie_geo.config.tracker import MEM_EVERY, LongTermConfig, TrackerConfig
 from cutie_geo.config.training import (
     ClipConfig,
     ImageAugmentConfig,
@@ -35,6 +35,7 @@ from cutie_geo.config.training import (
 )
 
 __all__ = [
+    "MEM_EVERY",
     "SAM2_ENCODER",
     "ClassifierConfig",
     "ClipConfig",

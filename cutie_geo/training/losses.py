@@ -175,9 +175,7 @@ def cross_entropy_loss(
     return -(truth * F.log_softmax(logits, dim=-2)).sum(dim=-2).mean(dim=-1).sum(dim=-1)
 
 
-def dice_loss(
-    logits: Float[Tensor, "*clips S N1 K"], truth: Float[Tensor, "*clips S N1 K"]
-) -> Float[Tensor, "*clips"]:
+def dice_loss(logits: Float[Tensor, "*clips S N1 K"], truth: Float[Tensor, "*clips S N1 K"]) -> Float[Tensor, "*clips"]:
     """Of the objects' probabilities; summed over frames, mean over objects."""
     probs, truth = F.softmax(logits, dim=-2)[..., 1:, :], truth[..., 1:, :]
     overlap = 2 * (probs * truth).sum(dim=-1)

@@ -196,7 +196,7 @@ def _chosen(frames: Sequence[Float[Tensor, "B *N P C"]], past: Sequence[list[int
     """The tokens of frames `past[b]` of each clip b, one frame after the other along the token axis."""
     if all(rows == past[0] for rows in past):
         return torch.cat([frames[t] for t in past[0]], dim=-2)
-    # one gather for all clips: taken apart clip by clip, launching so many small kernels takes a GPU longer than all else
+    # one gather for all clips: clip by clip, a GPU would wait for the launches of many small kernels
     stacked = torch.stack(list(frames), dim=1)
     rows = torch.tensor(past, device=stacked.device).view(len(past), -1, *[1] * (stacked.ndim - 2))
     found = stacked.gather(1, rows.expand(-1, -1, *stacked.shape[2:]))  # (B, R, *N, P, C)

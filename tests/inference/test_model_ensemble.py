@@ -11,7 +11,7 @@ from parity_rules import synthetic_video
 from tiny import randomised, tiny_config, tiny_geo_config
 
 from cutie_geo.baselines import CopyMask
-from cutie_geo.commands.models import sized
+from cutie_geo.commands.models import fitted
 from cutie_geo.data.video import resize_shorter
 from cutie_geo.inference.ensemble import Ensemble, views_of
 from cutie_geo.inference.methods import method_for
@@ -184,7 +184,7 @@ def test_models_of_different_sizes_see_what_each_would_see_alone(
     sizes, frame = (48, 80), torch.rand(3, 150, 225)
     for model, size in zip(models, sizes):
         monkeypatch.setattr(model, "config", replace(model.config, frame_size=size))
-    options = sized(Namespace(size=None), models, RunOptions(size=480))
+    options = fitted(Namespace(size=None), models, RunOptions(size=480))
     together = method_for(models, options)
     assert isinstance(together, ModelEnsemble)
     seen = together.encode_ahead([resize_shorter(frame, options.size)])[0]
