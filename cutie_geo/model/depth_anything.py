@@ -5,6 +5,7 @@ Importing this module imports transformers, which takes seconds: only a network 
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
+from cutie_geo.model.positions import StretchedTable
 from cutie_geo.ops import full_precision
 
 PATCH = 14
@@ -49,6 +52,20 @@ DEPTH_SIZES = {
 }
 
 
+class _Embeddings(Dinov2Embeddings):
+    """transformers' own, with the table of positions stretched once for all frames of one size."""
+
+    def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        stretch = partial(super().interpolate_pos_encoding, embeddings, height, width)
+        return self.table.get(self.position_embeddings, (height, width), stretch)
+
+    @classmethod
+    def take_over(cls, module: nn.Module) -> None:
+        """Make one of these of what transformers has built."""
+        module.__class__ = cls
+        module.table = StretchedTable()  # type: ignore[assignment]
+
+
 class DepthAnythingFeatures(nn.Module):
     """transformers' Depth Anything, asked for the fused features of its DPT, and for depth only on demand."""
 
@@ -57,6 +74,7 @@ class DepthAnythingFeatures(nn.Module):
         super().__init__()
         self.model = DepthAnythingForDepthEstimation(depth_config(size))
         self.model.register_state_dict_post_hook(_name_alike)
+        _Embeddings.take_over(self.model.backbone.embeddings)
         if starts_at_random:
             self._vary()
         self.channels: tuple[int, int, int] = (size.fusion, size.fusion, size.fusion)

@@ -1,11 +1,14 @@
 """SAM 2's image trunk, Hiera, as a source of features at strides 16, 8 and 4."""
 
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck
 from torch import Tensor, nn
+
+from cutie_geo.model.positions import StretchedTable
 
 PYRAMID_CHANNELS = 256
 """Of every level of SAM 2's feature pyramid."""
@@ -38,6 +41,20 @@ HIERA_SIZES = {
 }
 
 
+class _Trunk(Hiera):
+    """The sam2 package's trunk, with its table of positions stretched once for all frames of one size."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._table = StretchedTable()
+
+    def _get_pos_embed(self, hw: tuple[int, int]) -> Tensor:
+        # the windows' own table is part of the result: two versions that change together count as one
+        stretch = partial(super()._get_pos_embed, hw)
+        size = (tuple(hw), self.pos_embed_window.data_ptr(), self.pos_embed_window._version)
+        return self._table.get(self.pos_embed, size, stretch)
+
+
 class HieraFeatures(nn.Module):
     """A Hiera trunk of the sam2 package, cut behind the last stage that is needed.
 
@@ -53,7 +70,7 @@ class HieraFeatures(nn.Module):
         table = background or size.background
         self.left_out = range(0)
         """Blocks of the full trunk that are not here."""
-        self.trunk = Hiera(
+        self.trunk = _Trunk(
             embed_dim=size.embed_dim,
             num_heads=size.num_heads,
             stages=size.stages,
