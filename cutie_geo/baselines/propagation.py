@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cutie_geo.config import require
 from cutie_geo.data.masks import object_ids
+from cutie_geo.ops import strongest
 from cutie_geo.structures import ObjectId, as_labels
 
 
@@ -55,7 +56,7 @@ class CopyMask:
 
     def labels(self, probs: Float[Tensor, "N1 H W"]) -> Int[Tensor, "H W"]:
         """The label map of probabilities, in the ids given."""
-        return torch.tensor([0, *self._ids], device=probs.device)[probs.argmax(0)]
+        return torch.tensor([0, *self._ids], device=probs.device)[strongest(probs)]
 
     def restore_depth(self, features: Any) -> Float[Tensor, "H W"]:
         """Raises ValueError: there is none."""

@@ -22,7 +22,7 @@ from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.pretrained import catalogue_name
 from cutie_geo.model.sam2 import Sam2Model
 from cutie_geo.model.sam2_prompts import BOX_CORNERS, PromptHead
-from cutie_geo.ops import Padding, bilinear
+from cutie_geo.ops import Padding, bilinear, strongest
 from cutie_geo.structures import Frame, FrameFeatures, GivenMask, ObjectId, Prompt
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def _merged(frame: Frame, masks: Mapping[ObjectId, Float[Tensor, "H W"]]) -> Giv
     require(not both, f"frame {frame.name}: objects {both} are given by mask and by prompt, wanted one of them")
     logits = torch.stack(list(masks.values()))
     ids = torch.tensor([0, *masks], dtype=torch.int64)
-    found = ids[torch.cat([torch.zeros_like(logits[:1]), logits]).argmax(dim=0).cpu()].numpy()
+    found = ids[strongest(torch.cat([torch.zeros_like(logits[:1]), logits])).cpu()].numpy()
     labels = np.where(given.labels > 0, given.labels, found)
     empty = [i for i in masks if not (labels == i).any()]
     require(not empty, f"frame {frame.name}: object {empty[:1]}: SAM 2 finds nothing where it is pointed at")

@@ -25,6 +25,7 @@ from cutie_geo.inference.voting import Labels, Scope, Window
 from cutie_geo.model.frame_features import FrameEncoder, sam2_map
 from cutie_geo.model.masklet_classifier import MaskletClassifier
 from cutie_geo.model.pooling import pool_masks
+from cutie_geo.ops import strongest
 from cutie_geo.structures import MaskletTable
 
 Encode = Callable[[Image], Float[Tensor, "C h w"]]
@@ -51,7 +52,7 @@ class Segmentor(NamedTuple):
     def classes(self, features: Float[Tensor, "K C"]) -> UInt8[np.ndarray, "K"]:
         """The most probable class of each masklet."""
         logits = self.classifier(features.to(self.classifier.device))
-        return logits.argmax(dim=1).to("cpu", torch.uint8).numpy()
+        return strongest(logits, dim=1).to("cpu", torch.uint8).numpy()
 
 
 class WindowFeatures:

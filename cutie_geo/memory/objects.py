@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutie_geo.ops import strongest
 from cutie_geo.structures import ObjectId
 
 
@@ -37,4 +38,4 @@ class ObjectRegistry:
 
     def paint(self, probs: Float[Tensor, "N1 H W"]) -> Int[Tensor, "H W"]:
         """The most probable object at each pixel, by id."""
-        return torch.tensor([0, *self.ids], device=probs.device)[probs.argmax(dim=0)]
+        return torch.tensor([0, *self.ids], device=probs.device)[strongest(probs)]

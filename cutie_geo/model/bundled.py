@@ -6,7 +6,7 @@ from cutie_geo.model.saving import WEIGHTS_FILE
 from cutie_geo.model.weights import digest
 
 ROOT = Path(__file__).parent.parent / "weights"
-BUNDLED: dict[str, str] = {"cutie-geo-tiny": "720c7a0b87db3bbad9274dde0b27b139e18fb9e24cc3e07d7e9a70b3894fa349"}
+BUNDLED: dict[str, str] = {"cutie-geo-tiny": "b061db5a599d18ac0517ac9c4e7bcca8416f2b7da968895ef21de5e027460ced"}
 """SHA-256 of the weights file, by model."""
 
 

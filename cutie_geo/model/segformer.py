@@ -15,6 +15,7 @@ from cutie_geo.config import require
 from cutie_geo.model.blocks import normalise
 from cutie_geo.model.load import resolve_device, resolve_precision
 from cutie_geo.model.tensor_files import state_digest
+from cutie_geo.ops import strongest
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Segformer(nn.Module):
         with self.autocast():
             logits = self.network(pixel_values=normalise(image[None].to(self.device, torch.float32))).logits
         full = interpolate(logits.float(), size, mode="bilinear", align_corners=False)
-        return full[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        return strongest(full[0]).to(torch.uint8).cpu().numpy()
 
     def digest(self) -> str:
         """What tells these weights from others."""
