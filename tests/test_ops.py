@@ -26,6 +26,7 @@ from cutie_geo.ops import (
     similarity,
     sine_positions,
     soft_aggregate,
+    strongest,
     to_map,
     to_tokens,
     top_k_affinity,
@@ -163,6 +164,13 @@ def slow_aggregate(probs: Tensor) -> list[float]:
         p = min(max(p, torch.tensor(1e-7)), one - 1e-7)
         logits.append(float((p / (one - p)).log()))
     return logits
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_strongest_channel_is_the_first_of_the_largest(seed: int) -> None:
+    x = uniform(seed, 5, 7, 9).mul(4).round()  # many are equal
+    assert torch.equal(strongest(x), x.argmax(dim=0))
+    assert torch.equal(strongest(x[None], dim=1), x[None].argmax(dim=1))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

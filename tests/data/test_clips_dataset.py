@@ -207,6 +207,18 @@ def test_still_sets_are_chosen_by_folder(tmp_path: Path):
         build_sources([SourceConfig("static", only=("pepole",))], small(), tmp_path)
 
 
+def test_frames_of_videos_are_stills_where_that_is_asked_for(tmp_path: Path):
+    davis(tmp_path / "davis")
+    config = SourceConfig("davis2017-train", root="davis", still=True, times=2, exclude=("boat",))
+    (source,) = build_sources([config], small(), tmp_path)
+    assert len(source) == 4 * 2
+    assert not source.merges
+    clip = ClipDataset([source], small(max_objects=1), 0)[ClipKey(0, 0, 0.0)]
+    assert clip.name.startswith("davis2017-train/bear/0000")
+    with pytest.raises(ValueError, match="rendered: still is for videos on disk"):
+        build_sources([SourceConfig("rendered", still=True)], small())
+
+
 # ----------------------------------------------------------------------------------------------------------- real data
 def test_real_data_are_drawn_from(test_data: Path):
     sets = ("ecssd", "duts499", "pennfudan", "humanseg290")

@@ -14,7 +14,15 @@ from PIL import Image
 
 from cutie_geo.config import VideoAugmentConfig
 from cutie_geo.data.clips.footage import FileFootage, number_ids, read_still_mask
-from cutie_geo.data.clips.sources import HELD_OUT_SEEDS, ImageSource, RenderedSource, UnusableFile, VideoSource
+from cutie_geo.data.clips.sources import (
+    HELD_OUT_SEEDS,
+    ImageSource,
+    RenderedSource,
+    UnusableFile,
+    VideoSource,
+    stills_of_pairs,
+    stills_of_videos,
+)
 from cutie_geo.data.index import ImagePair
 from cutie_geo.data.masks import write_labels
 from cutie_geo.data.render import SceneConfig
@@ -169,7 +177,7 @@ def still(root: Path, name: str, mask: np.ndarray) -> ImagePair:
 
 
 def test_a_still_image_becomes_a_clip_of_one_object(tmp_path: Path):
-    source = ImageSource([replace(still(tmp_path, "a", SHOWN), times=3)], small(max_objects=1))
+    source = ImageSource(stills_of_pairs([replace(still(tmp_path, "a", SHOWN), times=3)]), small(max_objects=1))
     assert len(source) == 3
     clip = source.draw(2, 0.0, random.Random(1))
     assert clip.images.shape == (3, 3, 64, 64)
@@ -178,7 +186,7 @@ def test_a_still_image_becomes_a_clip_of_one_object(tmp_path: Path):
 
 
 def test_where_several_objects_fit_others_are_pasted(tmp_path: Path):
-    source = ImageSource([still(tmp_path, name, SHOWN) for name in "ab"], small(max_objects=3))
+    source = ImageSource(stills_of_pairs([still(tmp_path, name, SHOWN) for name in "ab"]), small(max_objects=3))
     names = [source.draw(0, 0.0, random.Random(i)).name for i in range(30)]
     counts = [name.count("+") for name in names]
     assert set(counts) == {0, 1, 2}
@@ -204,7 +212,25 @@ def test_a_still_image_whose_mask_does_not_fit_is_named(tmp_path: Path):
     pair = still(tmp_path, "a", SHOWN)
     write_mask(pair.mask, SHOWN[:40])
     with pytest.raises(UnusableFile, match=r"a\.png: mask is \(H, W\) = \(40, 96\), wanted \(80, 96\)"):
-        ImageSource([pair], small()).draw(0, 0.0, random.Random(0))
+        ImageSource(stills_of_pairs([pair]), small()).draw(0, 0.0, random.Random(0))
+
+
+@pytest.mark.parametrize(("single", "objects"), [(False, 2), (True, 1)])
+def test_frames_of_a_video_are_stills_that_read_masks_as_the_video_does(tmp_path: Path, single: bool, objects: int):
+    two = blob((80, 96), {3: (20, 20, 60, 45), 9: (20, 55, 60, 80)})
+    video = replace(write_video(tmp_path, "a", [two, two, np.zeros_like(two)]), single_object=single)
+    damaged = replace(write_video(tmp_path, "b", [two]), problem="no such folder")
+    stills = stills_of_videos([video, damaged], "some")
+    assert [still.name for still in stills] == [f"some/a/{stem}" for stem in video.masks]
+    image, labels = stills[1].read()
+    assert image.shape == (80, 96, 3)
+    assert labels.max() == objects
+    clip = ImageSource(stills, small(max_objects=1)).draw(0, 0.0, random.Random(0))
+    assert clip.images.shape == (3, 3, 64, 64)
+    assert not torch.equal(clip.images[0], clip.images[1]), "each frame is moved by itself"
+    next(iter(video.frames.values())).write_bytes(b"no image")
+    with pytest.raises(UnusableFile, match="00000"):
+        stills[0].read()
 
 
 # ------------------------------------------------------------------------------------------------------------ rendered

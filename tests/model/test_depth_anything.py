@@ -7,7 +7,7 @@ from tiny import randomised
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-from cutie_geo.model.depth_anything import DEPTH_SIZES, DepthAnythingFeatures, depth_config
+from cutie_geo.model.depth_anything import DEPTH_SIZES, DepthAnythingFeatures, attention_name, depth_config
 
 PUBLISHED = {
     "depth-anything-v2-large": (1024, 16, [5, 12, 18, 24], [256, 512, 1024, 1024], 256),
@@ -133,3 +133,33 @@ def test_there_is_one_patch_for_every_sixteen_pixels(nano: DepthAnythingFeatures
     assert patches[0].shape[-2:] == (6, 10)
     assert [tuple(x.shape) for x in features] == [(2, 32, 6, 10), (2, 32, 12, 20), (2, 32, 24, 40)]
     assert nano.channels == (32, 32, 32)
+
+
+# early releases of transformers 5 named tensors as transformers 4 did, and files are to fit all of them
+def test_names_of_tensors_are_those_of_late_transformers_whatever_is_installed(nano: DepthAnythingFeatures) -> None:
+    layer = "model.backbone.encoder.layer.0.attention."
+    names = {name for name in nano.state_dict() if name.startswith(layer)}
+    assert names == {f"{layer}{part}_proj.{kind}" for part in "qkvo" for kind in ("weight", "bias")}
+    old = ("attention.query", "attention.key", "attention.value", "output.dense")
+    early = [f"encoder.layer.7.attention.{part}.bias" for part in old]
+    assert [attention_name(f"x.{name}") for name in early] == [
+        f"x.encoder.layer.7.attention.{part}_proj.bias" for part in "qkvo"
+    ]
+
+
+def test_tensors_under_old_names_are_offered_under_the_new_and_are_still_the_weights(
+    nano: DepthAnythingFeatures,
+) -> None:
+    attention = nano.model.backbone.encoder.layer[0].attention
+    if hasattr(attention, "q_proj"):  # as early releases have it
+        attention.attention, attention.output = nn.Module(), nn.Module()
+        for old, new in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
+            setattr(attention.attention, old, getattr(attention, new))
+            delattr(attention, new)
+        attention.output.dense = attention.o_proj
+        del attention.o_proj
+    name = "model.backbone.encoder.layer.0.attention.q_proj.weight"
+    with torch.no_grad():
+        nano.state_dict()[name].fill_(3.0)
+    assert float(attention.attention.query.weight.detach().min()) == 3.0
+    assert not any(".attention.attention." in name for name in nano.state_dict())

@@ -24,8 +24,10 @@ from cutie_geo.data.clips.sources import (
     UnusableFile,
     VideoClip,
     VideoSource,
+    stills_of_pairs,
+    stills_of_videos,
 )
-from cutie_geo.data.index import LABELLED, ImagePair, LabelledVideo, index_static, labelled
+from cutie_geo.data.index import LABELLED, ImagePair, index_static, labelled
 from cutie_geo.data.render import SceneConfig
 from cutie_geo.structures import ClipKey
 
@@ -174,14 +176,16 @@ def _source(config: SourceConfig, clips: ClipConfig, data_root: Path | None) -> 
     require(config.name in known, f"data: got {config.name!r}, wanted one of {', '.join(known)}")
     if config.crop_scale is not None:
         clips = replace(clips, video=replace(clips.video, crop_scale=config.crop_scale))
+    if config.name in ("rendered", "static"):
+        require(not config.still, f"{config.name}: still is for videos on disk")
     if config.name == "rendered":
         return RenderedSource(config.clips, clips, _scene(config, clips))
     root = source_root(config, data_root)
     if config.name == "static":
-        return ImageSource(_static(config, root), clips)
+        return ImageSource(stills_of_pairs(_static(config, root)), clips)
     videos = selected(labelled(config.name, root), lambda video: video.name, config)
     if config.still:
-        return ImageSource(_stills(videos, config.name), clips)
+        return ImageSource(stills_of_videos(videos, config.name), clips)
     return VideoSource(videos, clips, config.frame_interval, config.name)
 
 
@@ -212,16 +216,6 @@ def _static(config: SourceConfig, root: Path) -> list[ImagePair]:
     """Pairs of the sets asked for. Raises ValueError where one isn't there."""
     pairs = index_static(root, config.only)
     return selected(pairs, lambda pair: pair.name.partition("/")[0], replace(config, only=()))
-
-
-def _stills(videos: Sequence[LabelledVideo], name: str) -> list[ImagePair]:
-    """Every frame with a mask of the videos that have no problem."""
-    sound = [video for video in videos if video.problem is None]
-    return [
-        ImagePair(f"{name}/{video.name}/{stem}", video.frames[stem], mask)
-        for video in sound
-        for stem, mask in video.masks.items()
-    ]
 
 
 def selected(items: Sequence[T], name_of: Callable[[T], str], config: SourceConfig) -> list[T]:

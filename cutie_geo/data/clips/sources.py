@@ -3,8 +3,9 @@
 import bisect
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -239,40 +240,68 @@ def scene_for(config: ClipConfig, scene: SceneConfig) -> SceneConfig:
 
 
 # -------------------------------------------------------------------------------------------------------- still images
+class Still(NamedTuple):
+    """A picture whose objects are known."""
+
+    name: str
+    read: Callable[[], tuple[Image, Labels]]
+    """Raises UnusableFile."""
+
+
+def stills_of_pairs(pairs: Sequence[ImagePair]) -> list[Still]:
+    """Images with a mask each, as often as each pair says."""
+    return [Still(pair.name, partial(read_still, pair.image, pair.mask)) for pair in pairs for _ in range(pair.times)]
+
+
+def stills_of_videos(videos: Sequence[LabelledVideo], name: str) -> list[Still]:
+    """Every frame that has a mask, of the videos of data set `name` that have no problem."""
+    sound = [video for video in videos if video.problem is None]
+    return [
+        Still(f"{name}/{video.name}/{stem}", partial(_read_frame, video, name, time))
+        for video in sound
+        for time, stem in enumerate(video.masks)
+    ]
+
+
+def _read_frame(video: LabelledVideo, name: str, time: int) -> tuple[Image, Labels]:
+    images, labels = read_frames(FileFootage(video, name, {}), [time])
+    return images[0], labels[0]
+
+
 class ImageSource:
     """Clips made of still images, whose objects are pasted into one another where a sample may show several."""
 
     merges = False
 
-    def __init__(self, pairs: Sequence[ImagePair], config: ClipConfig) -> None:
-        """Raises ValueError if there is no pair."""
-        require(bool(pairs), "still images: got none, wanted at least one with a mask")
-        self.pairs = [pair for pair in pairs for _ in range(pair.times)]
+    def __init__(self, stills: Sequence[Still], config: ClipConfig) -> None:
+        """Raises ValueError if there is none."""
+        require(bool(stills), "still images: got none, wanted at least one with a mask")
+        self.stills = list(stills)
         self.config = config
         self._augment = StillAugment(config.image, config.crop)
 
     def __len__(self) -> int:
-        """Images, each as often as its pair says."""
-        return len(self.pairs)
+        """Images, each as often as it is listed."""
+        return len(self.stills)
 
     def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
         """A clip of image `item`, with objects of up to `max_objects - 1` others over it. Raises UnusableFile.
 
         Others are clips of their own before they are pasted, so that objects move against each other.
         """
-        images, labels, name, _ = self._moved(self.pairs[item], rng)
+        images, labels, name, _ = self._moved(self.stills[item], rng)
         for _ in range(rng.randrange(self.config.max_objects)):
             if len(first_ids(labels)) >= self.config.max_objects:
                 break
-            other = self._moved(self.pairs[rng.randrange(len(self))], rng)
+            other = self._moved(self.stills[rng.randrange(len(self))], rng)
             images, labels = paste(images, labels, other.images, other.labels)
             name = f"{name} + {other.name}"
         return VideoClip(images, labels, name)
 
     def contents(self) -> list[str]:
         """Its images, as often as they are listed."""
-        return [pair.name for pair in self.pairs]
+        return [still.name for still in self.stills]
 
-    def _moved(self, pair: ImagePair, rng: random.Random) -> VideoClip:
-        image, labels = read_still(pair.image, pair.mask)
-        return VideoClip(*self._augment.apply(image, labels, self.config.length, rng), pair.name)
+    def _moved(self, still: Still, rng: random.Random) -> VideoClip:
+        image, labels = still.read()
+        return VideoClip(*self._augment.apply(image, labels, self.config.length, rng), still.name)
