@@ -178,6 +178,9 @@ def test_the_bundled_stage_learns(tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+LAST_ON_CPU = "cutie-geo-tiny/tiny_cpu_stage4/final"
+
+
 @pytest.mark.slow
 def test_the_recipe_of_the_bundled_model_learns_masks_and_depth(test_data: Path, tmp_path: Path) -> None:
     """Its stages one after the other on the real data, shortened, as docs/training.md has them."""
@@ -190,6 +193,8 @@ def test_the_recipe_of_the_bundled_model_learns_masks_and_depth(test_data: Path,
         ("tiny_cpu_stage2", ["steps=2", "clips.crop=96", "log_every=2"]),
         ("tiny_cpu_stage3", ["steps=1", "clips.crop=64", "log_every=1"]),
         ("tiny_cpu_stage4", ["steps=1", "clips.crop=64", "log_every=1"]),
+        # that of a GPU, which the bundled weights went through last
+        ("tiny_stage3", ["steps=1", "clips.crop=64", "log_every=1", "--weights", str(tmp_path / LAST_ON_CPU)]),
     ):
         assert run_one("train", ["--stage", stage, *where, *short, *own]) == 0
         folder = tmp_path / "cutie-geo-tiny" / stage
