@@ -57,7 +57,7 @@ class _Embeddings(Dinov2Embeddings):
 
     def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
         stretch = partial(super().interpolate_pos_encoding, embeddings, height, width)
-        return self.table.get(self.position_embeddings, (height, width), stretch)
+        return self.table.get((self.position_embeddings,), (height, width), stretch)
 
     @classmethod
     def take_over(cls, module: nn.Module) -> None:

@@ -49,10 +49,8 @@ class _Trunk(Hiera):
         self._table = StretchedTable()
 
     def _get_pos_embed(self, hw: tuple[int, int]) -> Tensor:
-        # the windows' own table is part of the result: two versions that change together count as one
         stretch = partial(super()._get_pos_embed, hw)
-        size = (tuple(hw), self.pos_embed_window.data_ptr(), self.pos_embed_window._version)
-        return self._table.get(self.pos_embed, size, stretch)
+        return self._table.get((self.pos_embed, self.pos_embed_window), tuple(hw), stretch)
 
 
 class HieraFeatures(nn.Module):

@@ -1,6 +1,6 @@
 """Tables of positions that are stretched over a frame: computed once a size and set of weights, not once a frame."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,15 +19,17 @@ class StretchedTable:
     def __init__(self) -> None:
         self._kept: _Kept | None = None
 
-    def get(self, table: Tensor, size: Hashable, stretch: Callable[[], Tensor]) -> Tensor:
-        """What `stretch()` gives for the weights `table` and this size of frames.
+    def get(self, tables: Sequence[Tensor], size: Hashable, stretch: Callable[[], Tensor]) -> Tensor:
+        """What `stretch()` makes of the weights `tables` for this size of frames.
 
-        Computed anew where gradients flow back to the table, and where torch compiles.
+        Computed anew where gradients flow back to the tables, where torch compiles, and where weights that were born in
+        inference mode don't tell whether they have changed.
         """
-        if torch.compiler.is_compiling() or table.is_inference() or (torch.is_grad_enabled() and table.requires_grad):
+        learning = torch.is_grad_enabled() and any(table.requires_grad for table in tables)
+        if learning or torch.compiler.is_compiling() or any(table.is_inference() for table in tables):
             return stretch()
-        autocast = torch.is_autocast_enabled(table.device.type)
-        key = (size, table.data_ptr(), table._version, table.dtype, table.device, autocast)
+        state = [(table.data_ptr(), table._version, table.dtype, table.device) for table in tables]
+        key = (size, *state, torch.is_autocast_enabled(tables[0].device.type))
         if self._kept is None or self._kept.key != key:
             # one that comes out of inference mode could not be used outside of it
             with torch.inference_mode(False), torch.no_grad():

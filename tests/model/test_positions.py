@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from cutie_geo.model.depth_anything import DEPTH_SIZES, DepthAnythingFeatures
 from cutie_geo.model.hiera import HIERA_SIZES, HieraFeatures
-from cutie_geo.model.positions import StretchedTable
 
 BUILD = {
     "hiera": lambda: HieraFeatures(HIERA_SIZES["hiera-nano"]),
@@ -101,9 +100,20 @@ def test_a_frozen_table_that_inference_stretched_may_be_trained_through(encoder:
     assert image.grad is not None
 
 
-def test_weights_born_in_inference_mode_are_stretched_every_time() -> None:
+@pytest.mark.parametrize("name", sorted(BUILD))
+def test_weights_born_in_inference_mode_are_stretched_every_time(name: str) -> None:
+    image = torch.rand(1, 3, 96, 128)
     with torch.inference_mode():
-        table, kept = torch.rand(1, 2, 4, 4), StretchedTable()
-        assert float(kept.get(table, 8, lambda: 2 * table).sum()) == pytest.approx(2 * float(table.sum()))
-        table.zero_()
-        assert float(kept.get(table, 8, lambda: 2 * table).sum()) == 0
+        encoder = BUILD[name]().eval()
+        before = features(encoder, image)
+        nn.init.normal_(table_of(encoder))
+        assert not torch.equal(features(encoder, image)[0], before[0])
+
+
+def test_a_window_table_that_changes_is_seen() -> None:
+    encoder = BUILD["hiera"]().eval()
+    image = torch.rand(1, 3, 96, 128)
+    with torch.no_grad():
+        before = features(encoder, image)
+        encoder.trunk.pos_embed_window.add_(1)
+        assert not torch.equal(features(encoder, image)[0], before[0])
