@@ -55,6 +55,8 @@ DEPTH_SIZES = {
 class _Embeddings(Dinov2Embeddings):
     """transformers' own, with the table of positions stretched once for all frames of one size."""
 
+    table: StretchedTable
+
     def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
         stretch = partial(super().interpolate_pos_encoding, embeddings, height, width)
         return self.table.get((self.position_embeddings,), (height, width), stretch)
@@ -63,7 +65,8 @@ class _Embeddings(Dinov2Embeddings):
     def take_over(cls, module: nn.Module) -> None:
         """Make one of these of what transformers has built."""
         module.__class__ = cls
-        module.table = StretchedTable()  # type: ignore[assignment]
+        assert isinstance(module, _Embeddings)
+        module.table = StretchedTable()
 
 
 class DepthAnythingFeatures(nn.Module):
