@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -58,6 +59,8 @@ class _Embeddings(Dinov2Embeddings):
     table: StretchedTable
 
     def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().interpolate_pos_encoding(embeddings, height, width)
         stretch = partial(super().interpolate_pos_encoding, embeddings, height, width)
         return self.table.get((self.position_embeddings,), (height, width), stretch)
 

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck
@@ -49,6 +50,8 @@ class _Trunk(Hiera):
         self._table = StretchedTable()
 
     def _get_pos_embed(self, hw: tuple[int, int]) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super()._get_pos_embed(hw)
         stretch = partial(super()._get_pos_embed, hw)
         return self._table.get((self.pos_embed, self.pos_embed_window), tuple(hw), stretch)
 

@@ -22,11 +22,11 @@ class StretchedTable:
     def get(self, tables: Sequence[Tensor], size: Hashable, stretch: Callable[[], Tensor]) -> Tensor:
         """What `stretch()` makes of the weights `tables` for this size of frames.
 
-        Computed anew where gradients flow back to the tables, where torch compiles, and where weights that were born in
-        inference mode don't tell whether they have changed.
+        Computed anew where gradients flow back to the tables, and where weights that were born in inference mode don't
+        tell whether they have changed. Not to be called where torch compiles, which can't trace it.
         """
         learning = torch.is_grad_enabled() and any(table.requires_grad for table in tables)
-        if learning or torch.compiler.is_compiling() or any(table.is_inference() for table in tables):
+        if learning or any(table.is_inference() for table in tables):
             return stretch()
         state = [(table.data_ptr(), table._version, table.dtype, table.device) for table in tables]
         key = (size, *state, torch.is_autocast_enabled(tables[0].device.type))
