@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from cutie_geo.config import LossConfig
@@ -151,7 +151,7 @@ def depth_loss(depth: Float[Tensor, "K h w"], distance: Float[Tensor, "K H W"]) 
     return (1 - correlation).where(count > 0, 0 * correlation)
 
 
-def _channels(labels: Int[Tensor, "*lead H W"], channels: int) -> Float[Tensor, "*lead N1 H W"]:
+def _channels(labels: Integer[Tensor, "*lead H W"], channels: int) -> Float[Tensor, "*lead N1 H W"]:
     """Label maps as one channel a slot, background first; slots beyond `channels` count as background."""
     known = torch.where(labels < channels, labels, 0)
     return torch.stack([known == slot for slot in range(channels)], dim=-3).float()
