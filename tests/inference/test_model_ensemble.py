@@ -171,6 +171,20 @@ def test_depth_is_that_of_the_first_model_that_has_any(models: list[CutieGeo]) -
         ModelEnsemble([Tracker(models[0])]).encode_ahead(images, with_depth=True)
 
 
+def test_each_of_several_models_keeps_its_own_pace_of_memory(
+    models: list[CutieGeo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model, (every, tokens) in zip(models, ((2, 9), (3, None))):
+        monkeypatch.setattr(model, "config", replace(model.config, memory_interval=every, tokens_read=tokens))
+    options = fitted(Namespace(size=None), models, RunOptions(size=48))
+    together = method_for(models, options)
+    assert isinstance(together, ModelEnsemble)
+    trackers = [member for member in together.members if isinstance(member, Tracker)]
+    assert [(tracker.config.mem_every, tracker.config.top_k) for tracker in trackers] == [(2, 9), (3, 30)]
+    alone = fitted(Namespace(size=None), models[:1], RunOptions(size=48))
+    assert (alone.tracker.mem_every, alone.tracker.top_k) == (2, 9)
+
+
 def test_a_view_shrinks_frames_to_a_model_s_own_size(models: list[CutieGeo]) -> None:
     view = views_of((1.5,), shorter=40)[0]
     assert view.size((80, 120)) == (60, 90)
