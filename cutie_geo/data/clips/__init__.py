@@ -4,6 +4,7 @@ A sample is a function of `(seed, epoch, index, progress)` and of the files alon
 what was drawn before it, changes nothing.
 """
 
+from cutie_geo.data.clips.cutouts import CutoutSource
 from cutie_geo.data.clips.dataset import Clip, ClipDataset, build_sources, fingerprint, selected, source_root
 from cutie_geo.data.clips.loader import clip_loader, collate, steps_of
 from cutie_geo.data.clips.sources import ClipSource, ImageSource, RenderedSource, UnusableFile, VideoClip, VideoSource
@@ -12,6 +13,7 @@ __all__ = [
     "Clip",
     "ClipDataset",
     "ClipSource",
+    "CutoutSource",
     "ImageSource",
     "RenderedSource",
     "UnusableFile",

@@ -1,11 +1,9 @@
 """Samples by number: what training sees, as a function of seed, epoch, index and progress."""
 
-import bisect
 import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -15,11 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cutie_geo.config import ClipConfig, SourceConfig, build, parse_overrides, require
+from cutie_geo.data.clips.cutouts import CutoutSource, index_cutouts
 from cutie_geo.data.clips.merge import first_ids, paste, to_slots
 from cutie_geo.data.clips.sources import (
     SPREAD,
     ClipSource,
     ImageSource,
+    Mixture,
     RenderedSource,
     UnusableFile,
     VideoClip,
@@ -66,8 +66,8 @@ class ClipDataset(Dataset[Clip]):
         require(seed >= 0, f"seed: got {seed}, wanted 0 or more")
         require(bool(sources), "sources: got none, wanted at least one")
         self.sources, self.config, self.seed = list(sources), config, seed
-        self._mixture = _Mixture(self.sources)
-        self._merging = _Mixture([source for source in self.sources if source.merges])
+        self._mixture = Mixture(self.sources)
+        self._merging = Mixture([source for source in self.sources if source.merges])
 
     def __len__(self) -> int:
         """Items that one epoch lists."""
@@ -95,7 +95,7 @@ class ClipDataset(Dataset[Clip]):
         return VideoClip(images, labels, f"{clip.name} + {other.name}", distance)
 
     def _first_usable(
-        self, mixture: "_Mixture", index: int, progress: float, rng: random.Random, problems: list[str]
+        self, mixture: Mixture, index: int, progress: float, rng: random.Random, problems: list[str]
     ) -> tuple[ClipSource, VideoClip]:
         """The clip at `index`, or in place of one with an unusable file, another, with the file noted."""
         for _ in range(MAX_BAD_DRAWS + 1):
@@ -106,22 +106,6 @@ class ClipDataset(Dataset[Clip]):
                 problems.append(str(error))
                 index = rng.randrange(len(mixture))
         raise ValueError(f"{len(problems)} draws for one sample met files that can't be used, the last: {problems[-1]}")
-
-
-class _Mixture:
-    """The items of several sources in one row."""
-
-    def __init__(self, sources: Sequence[ClipSource]) -> None:
-        self.sources = sources
-        self.ends = list(accumulate(len(source) for source in sources))
-
-    def __len__(self) -> int:
-        return self.ends[-1] if self.ends else 0
-
-    def place(self, index: int) -> tuple[ClipSource, int]:
-        """The source of an item, and its number there."""
-        number = bisect.bisect_right(self.ends, index)
-        return self.sources[number], index - (self.ends[number - 1] if number else 0)
 
 
 class Repeated:
@@ -153,7 +137,7 @@ def fingerprint(source: ClipSource) -> str:
 # ------------------------------------------------------------------------------------------------------- configuration
 def source_names() -> list[str]:
     """What `SourceConfig.name` may be."""
-    return ["rendered", "static", *(name for name in LABELLED if not name.startswith(NOT_OBJECTS))]
+    return ["cutouts", "rendered", "static", *(name for name in LABELLED if not name.startswith(NOT_OBJECTS))]
 
 
 def build_sources(
@@ -164,7 +148,13 @@ def build_sources(
     Files are listed, none is read. Raises ValueError for unknown names of data sets, videos and options, for missing
     folders and for a data set of which nothing can be used.
     """
-    return [_repeated(_source(config, clips, data_root), config.times) for config in configs]
+    laid_over = [config.name == "cutouts" for config in configs]
+    found = {n: _source(config, clips, data_root) for n, config in enumerate(configs) if not laid_over[n]}
+    beneath = [_repeated(source, configs[n].times) for n, source in found.items() if source.merges]
+    for n, config in enumerate(configs):
+        if laid_over[n]:
+            found[n] = _cutouts(config, beneath, clips, data_root)
+    return [_repeated(found[n], config.times) for n, config in enumerate(configs)]
 
 
 def _repeated(source: ClipSource, times: int) -> ClipSource:
@@ -187,6 +177,14 @@ def _source(config: SourceConfig, clips: ClipConfig, data_root: Path | None) -> 
     if config.still:
         return ImageSource(stills_of_videos(videos, config.name), clips)
     return VideoSource(videos, clips, config.frame_interval, config.name)
+
+
+def _cutouts(
+    config: SourceConfig, beneath: Sequence[ClipSource], clips: ClipConfig, data_root: Path | None
+) -> ClipSource:
+    require(not config.still, "cutouts: still is for videos on disk")
+    pictures = index_cutouts(source_root(config, data_root))
+    return CutoutSource(selected(pictures, lambda each: each.name.partition("/")[0], config), beneath, clips)
 
 
 def _scene(config: SourceConfig, clips: ClipConfig) -> SceneConfig:

@@ -74,6 +74,22 @@ class ClipSource(Protocol):
         ...
 
 
+class Mixture:
+    """The items of several sources in one row."""
+
+    def __init__(self, sources: Sequence[ClipSource]) -> None:
+        self.sources = sources
+        self.ends = list(accumulate(len(source) for source in sources))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def place(self, index: int) -> tuple[ClipSource, int]:
+        """The source of an item, and its number there."""
+        number = bisect.bisect_right(self.ends, index)
+        return self.sources[number], index - (self.ends[number - 1] if number else 0)
+
+
 # -------------------------------------------------------------------------------------------------------------- videos
 class VideoSource:
     """Clips of labelled videos; an item is a frame that has a mask, and is part of its clip.

@@ -25,6 +25,8 @@ Labels = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
 """Ids, 0 is background."""
 Distance = Float32[np.ndarray, "_ _"]
 """From the camera, NaN where it isn't known."""
+Layer = Float32[np.ndarray, "_ _ 4"]
+"""RGB times alpha, and alpha, from 0 to 1."""
 Number = int | float
 
 
@@ -77,6 +79,11 @@ def shift_labels(labels: Labels, back: Affine, size: tuple[int, int]) -> Labels:
 def shift_distance(distance: Distance, back: Affine, size: tuple[int, int]) -> Distance:
     """What `back` shows of distances, at `size` (H, W): the nearest pixel, NaN outside."""
     return _warp(distance, back, size, cv2.INTER_NEAREST, float("nan"))
+
+
+def shift_layer(layer: Layer, back: Affine, size: tuple[int, int]) -> Layer:
+    """What `back` shows of a layer, at `size` (H, W): bilinear, nothing outside."""
+    return _warp(layer, back, size, cv2.INTER_LINEAR, 0)
 
 
 def _warp(pixels: np.ndarray, back: Affine, size: tuple[int, int], how: int, outside: object) -> np.ndarray:
@@ -143,3 +150,8 @@ def bend_image(image: Image, x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "
 def bend_labels(labels: Labels, x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -> Labels:
     """The label map with each pixel taken from the one nearest to (x, y)."""
     return cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)  # type: ignore[return-value]
+
+
+def bend_layer(layer: Layer, x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -> Layer:
+    """The layer with each pixel taken from (x, y), bilinear."""
+    return cv2.remap(layer, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)  # type: ignore[return-value, call-overload]

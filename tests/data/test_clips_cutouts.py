@@ -1,0 +1,159 @@
+"""Cut-outs that move over other clips."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_files import blob, small, write_video
+from PIL import Image
+
+from cutie_geo.config import SourceConfig
+from cutie_geo.data.clips import ClipDataset, CutoutSource, RenderedSource, UnusableFile, VideoSource, build_sources
+from cutie_geo.data.clips.cutouts import AWAY, draw_path, index_cutouts, prepare, read_cutout
+from cutie_geo.data.clips.warp import shift_layer
+from cutie_geo.data.render import SceneConfig
+from cutie_geo.structures import ClipKey
+
+SIZE = (80, 96)
+EMPTY_BUT_ONE = blob(SIZE, {1: (0, 0, 80, 4)})
+BLUE = (10, 20, 250)
+
+
+def write_cutout(path: Path, colour: tuple[int, int, int] = BLUE, box: tuple[int, int, int, int] = (5, 10, 45, 40)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((60, 70, 4), np.uint8)
+    pixels[box[0] : box[2], box[1] : box[3]] = (*colour, 255)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def source_of(tmp_path: Path, **changes: object) -> CutoutSource:
+    config = small(crop=96, **changes)
+    write_cutout(tmp_path / "cut/things/blue.png")
+    video = write_video(tmp_path, "a", [EMPTY_BUT_ONE] * 6)
+    return CutoutSource(index_cutouts(tmp_path / "cut"), [VideoSource([video], config)], config)
+
+
+# ---------------------------------------------------------------------------------------------------------------- clips
+def test_labels_are_where_the_cutout_is_painted_and_the_clip_beneath_stays(tmp_path: Path):
+    source = source_of(tmp_path, max_objects=1)
+    seen = 0
+    for n in range(8):
+        clip = source.draw(0, 0.0, random.Random(n))
+        blue = (clip.images[:, 2] > 150) & (clip.images[:, 0] < 110)
+        new = clip.labels > 1
+        assert float((blue != new).float().mean()) < 0.01, "but for edges, which are half transparent"
+        assert bool(new[0].any()), "in the first frame the cut-out is there"
+        assert clip.name.startswith("cutouts/things/blue")
+        assert "over videos/a" in clip.name
+        seen += int(new.sum())
+    assert seen > 2000
+
+
+def test_cutouts_move_by_themselves_and_now_and_then_go_away_and_come_back():
+    away, ends = 0, []
+    for n in range(400):
+        path = draw_path(5, (40, 30), (96, 96), np.random.default_rng(n))
+        assert path[0] is not None
+        assert path[-1] is not None
+        away += any(back is None for back in path)
+        ends.append(np.linalg.inv(path[-1])[:2, 2] - np.linalg.inv(path[0])[:2, 2])
+    assert abs(away / 400 - AWAY) < 0.06
+    assert np.std(ends) > 10
+    assert [len(draw_path(n, (40, 30), (96, 96), np.random.default_rng(0))) for n in (1, 2)] == [1, 2]
+
+
+def test_a_picture_is_drawn_where_its_path_says():
+    picture = np.full((40, 30, 4), 255, np.uint8)
+    for n in range(20):
+        back = draw_path(1, (40, 30), (96, 96), np.random.default_rng(n))[0]
+        assert back is not None
+        scale = 1 / np.sqrt(np.linalg.det(back[:2, :2]))
+        layer, into = prepare(picture, float(scale))
+        alpha = shift_layer(layer, into @ back, (400, 400))[..., 3]
+        inside = np.linalg.inv(back) @ [15, 20, 1]  # its middle, in the frame
+        if (inside[:2] > 0).all():
+            assert alpha[int(inside[1]), int(inside[0])] == pytest.approx(1)
+        if (inside[:2] > 40).all():
+            assert alpha.sum() == pytest.approx(40 * 30 * scale**2, rel=0.08)
+
+
+def test_a_draw_depends_on_its_arguments_alone(tmp_path: Path):
+    source = source_of(tmp_path)
+    first = source.draw(0, 0.0, random.Random(1))
+    torch.manual_seed(3)
+    again = source.draw(0, 0.0, random.Random(1))
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.labels, again.labels)
+    assert not torch.equal(first.images, source.draw(0, 0.0, random.Random(2)).images)
+
+
+def test_distances_are_unknown_where_something_lies_over_a_scene(tmp_path: Path):
+    config = small()
+    write_cutout(tmp_path / "blue.png")
+    scene = RenderedSource(3, config, SceneConfig(cycle=12, max_objects=2))
+    source = CutoutSource(index_cutouts(tmp_path), [scene], config)
+    clip = source.draw(0, 0.0, random.Random(0))
+    assert clip.distance is not None
+    assert bool(clip.distance[clip.labels > 2].isnan().all())
+    assert bool((~clip.distance.isnan()).any())
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+def test_files_are_listed_by_folder_and_cut_to_what_shows(tmp_path: Path):
+    write_cutout(tmp_path / "b/one.png")
+    write_cutout(tmp_path / "a/deep/two.PNG")
+    (tmp_path / "a/readme.txt").write_text("no picture")
+    assert [each.name for each in index_cutouts(tmp_path)] == ["a/deep/two", "b/one"]
+    assert read_cutout(tmp_path / "b/one.png").shape == (40, 30, 4)
+    with pytest.raises(ValueError, match="no PNG or WebP file in it"):
+        index_cutouts(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("mode", "alpha", "told"),
+    [
+        ("RGB", 255, "nothing transparent in it"),
+        ("RGBA", 255, "nothing transparent in it"),
+        ("RGBA", 0, "all of it is transparent"),
+    ],
+)
+def test_a_picture_that_is_no_cutout_is_named(tmp_path: Path, mode: str, alpha: int, told: str):
+    Image.new("RGBA", (20, 20), (9, 9, 9, alpha)).convert(mode).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match=rf"x\.png: {told}"):
+        read_cutout(tmp_path / "x.png")
+
+
+def test_damaged_files_are_replaced_and_named(tmp_path: Path):
+    source = source_of(tmp_path)
+    write_cutout(tmp_path / "cut/things/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    bad = CutoutSource(index_cutouts(tmp_path / "cut"), source.beneath.sources, source.config)
+    with pytest.raises(UnusableFile, match=r"broken\.png: can't be read as a picture"):
+        bad.draw(0, 0.0, random.Random(0))
+    data = ClipDataset([bad], source.config, 0)
+    clips = [data[ClipKey(0, n, 0.0)] for n in range(len(data))]
+    assert any("broken.png" in problem for clip in clips for problem in clip.problems)
+
+
+# -------------------------------------------------------------------------------------------------------- configuration
+def test_a_mixture_lays_cutouts_over_its_other_clips(tmp_path: Path):
+    write_cutout(tmp_path / "stamps/animals/cat.png")
+    write_cutout(tmp_path / "stamps/symbols/a.png")
+    configs = [SourceConfig("cutouts", root="stamps", exclude=("symbols",), times=3), SourceConfig("rendered", clips=5)]
+    sources = build_sources(configs, small(), tmp_path)
+    assert [len(source) for source in sources] == [3, 5]
+    assert not sources[0].merges
+    assert sources[0].contents()[0] == "cutouts/animals/cat"
+    assert sources[0].contents()[1].startswith("over rendered")
+    clip = ClipDataset(sources, small(), 0)[ClipKey(0, 1, 0.0)]
+    assert clip.name.startswith("cutouts/animals/cat")
+    with pytest.raises(ValueError, match="cutouts: nothing to lie over, wanted videos or rendered scenes"):
+        build_sources(configs[:1], small(), tmp_path)
+    with pytest.raises(
+        ValueError, match="cutouts: exclude names flowers, of which it has none; it has animals, symbols"
+    ):
+        build_sources([SourceConfig("cutouts", root="stamps", exclude=("flowers",)), configs[1]], small(), tmp_path)
+    with pytest.raises(ValueError, match="cutouts: still is for videos"):
+        build_sources([SourceConfig("cutouts", root="stamps", still=True), configs[1]], small(), tmp_path)
