@@ -3,7 +3,6 @@
 Importing this module imports transformers, which takes seconds: only a network with a geometry encoder does.
 """
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
+from cutie_geo.model.names import attention_name
 from cutie_geo.model.positions import StretchedTable
 from cutie_geo.ops import full_precision
 
@@ -133,15 +133,6 @@ class DepthAnythingFeatures(nn.Module):
             outputs.append(fused)
         f16, f8, f4 = outputs
         return f16, f8, f4
-
-
-_OLD_QKV = re.compile(r"(\.layer\.\d+\.attention)\.attention\.(query|key|value)\.")
-_OLD_OUT = re.compile(r"(\.layer\.\d+\.attention)\.output\.dense\.")
-
-
-def attention_name(name: str) -> str:
-    """The name that late releases of transformers 5 give to a tensor of DINOv2's attention, from that of early ones."""
-    return _OLD_OUT.sub(r"\1.o_proj.", _OLD_QKV.sub(lambda found: f"{found[1]}.{found[2][0]}_proj.", name))
 
 
 def _name_alike(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:

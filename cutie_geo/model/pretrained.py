@@ -12,6 +12,7 @@ from cutie_geo.config import EncoderConfig, require
 from cutie_geo.model.blocks import ResNetFeatures
 from cutie_geo.model.encoder import MAE_GRID, FusedEncoder
 from cutie_geo.model.mask_encoder import with_extra_channel
+from cutie_geo.model.names import attention_name
 from cutie_geo.model.tensor_files import fill, read_tensors
 from cutie_geo.model.weights import digest
 from cutie_geo.structures import FrozenFile
@@ -83,12 +84,6 @@ MAE_FORMS = [
 """Hiera's masked autoencoder, which has one table of positions and no windowed one."""
 
 
-def _depth_anything_name(name: str) -> str:
-    from cutie_geo.model.depth_anything import attention_name  # imports transformers, which takes seconds
-
-    return attention_name(name)
-
-
 _LAYER = r"^backbone\.encoder\.layer\.(\d+)\."
 _SAME_LAYER = r"backbone.encoder.layer.\1."
 GEOMETRY_FORMS = [
@@ -119,7 +114,7 @@ GEOMETRY_FORMS = [
     _Form(
         "transformers",
         r"^neck\.fusion_stage\.",
-        [(r"^.*$", lambda found: _depth_anything_name(found[0]))],  # files on the hub keep the names of transformers 4
+        [(r"^.*$", lambda found: attention_name(found[0]))],  # files on the hub keep the names of transformers 4
     ),
 ]
 """Depth Anything V2: its authors' files, and those of transformers."""

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cutie_geo.config import ClassifierConfig, TrainConfig, require, to_dict
 from cutie_geo.model.load import load_model
 from cutie_geo.model.masklet_classifier import MaskletClassifier, save_classifier
+from cutie_geo.model.names import attention_name
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.training.kinds import Network, save_checkpoint
 from cutie_geo.training.optimiser import MovingAverage
@@ -72,8 +73,13 @@ class TrainState:
     """Of gradients in fp16."""
 
     def trained(self) -> dict[str, Tensor]:
-        """The weights that are trained, by name."""
-        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        """The weights that are trained, by the names under which their network offers them."""
+        return {name: weight for name, weight in _offered(self.model).items() if weight.requires_grad}
+
+
+def _offered(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All weights by the names of its state dict, so that a run goes on under another release of a library."""
+    return {attention_name(name): weight for name, weight in model.named_parameters()}
 
 
 # ------------------------------------------------------------------------------------------------------------- saving
@@ -264,7 +270,7 @@ def take_trained(model: Network, folder: Path) -> None:
             values = load_file(path)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: damaged ({' '.join(str(error).split())[:120]})") from None
-        known = dict(model.named_parameters())
+        known = _offered(model)
         strange = sorted(name for name in values if name not in known or known[name].shape != values[name].shape)
         require(not strange, f"{path}: entries that don't fit the model beside it: {', '.join(strange[:5])}")
         _assign({name: known[name] for name in values}, values)

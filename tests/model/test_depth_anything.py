@@ -3,11 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from early_names import name_as_early
 from tiny import randomised
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-from cutie_geo.model.depth_anything import DEPTH_SIZES, DepthAnythingFeatures, attention_name, depth_config
+from cutie_geo.model.depth_anything import DEPTH_SIZES, DepthAnythingFeatures, depth_config
+from cutie_geo.model.names import attention_name
 
 PUBLISHED = {
     "depth-anything-v2-large": (1024, 16, [5, 12, 18, 24], [256, 512, 1024, 1024], 256),
@@ -151,13 +153,7 @@ def test_tensors_under_old_names_are_offered_under_the_new_and_are_still_the_wei
     nano: DepthAnythingFeatures,
 ) -> None:
     attention = nano.model.backbone.encoder.layer[0].attention
-    if hasattr(attention, "q_proj"):  # as early releases have it
-        attention.attention, attention.output = nn.Module(), nn.Module()
-        for old, new in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
-            setattr(attention.attention, old, getattr(attention, new))
-            delattr(attention, new)
-        attention.output.dense = attention.o_proj
-        del attention.o_proj
+    name_as_early(attention)
     name = "model.backbone.encoder.layer.0.attention.q_proj.weight"
     with torch.no_grad():
         nano.state_dict()[name].fill_(3.0)

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from early_names import name_as_early
 from tiny import tiny_config
 
-from cutie_geo.config import OptimiserConfig, SourceConfig, TrainConfig
+from cutie_geo.config import OptimiserConfig, SourceConfig, TrainConfig, model_config
 from cutie_geo.model.load import load_model
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.training.optimiser import MovingAverage, build_optimiser, groups
@@ -22,6 +23,7 @@ from cutie_geo.training.state import (
     read_state,
     require_same,
     restore,
+    take_trained,
 )
 
 CONFIG = TrainConfig(stage="s", model="m", steps=9, data=(SourceConfig("rendered"),))
@@ -81,6 +83,32 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path: Path, ema: bool) -> None:
         assert state.average is not None
         assert again.average is not None
         assert all(torch.equal(x, again.average.average[name]) for name, x in state.average.average.items())
+
+
+@pytest.mark.parametrize("saved_early", [False, True])
+def test_a_run_goes_on_under_a_library_that_names_tensors_otherwise(tmp_path: Path, saved_early: bool) -> None:
+    def state_of(early: bool) -> TrainState:
+        torch.manual_seed(int(early))
+        model = CutieGeo(model_config("cutie-geo-tiny"))
+        if early:
+            for layer in model.encoder.geometry.model.backbone.encoder.layer:  # type: ignore[union-attr]
+                name_as_early(layer.attention)
+        state = TrainState(model, build_optimiser(groups(model, OptimiserConfig()), OptimiserConfig(), half=False))
+        state.average = MovingAverage(state.trained(), 0.9)
+        return state
+
+    state, again = state_of(saved_early), state_of(not saved_early)
+    for weight in state.trained().values():
+        weight.grad = torch.ones_like(weight)
+    state.optimiser.step()
+    folder = Checkpoints(tmp_path).save(state, CONFIG)
+    take_trained(again.model, folder)
+    restore(again, read_state(folder), folder)
+    assert all(torch.equal(weight, state.trained()[name]) for name, weight in again.trained().items())
+    assert same_moments(state, again)
+    assert state.average is not None
+    assert again.average is not None
+    assert all(torch.equal(x, again.average.average[name]) for name, x in state.average.average.items())
 
 
 def test_a_checkpoint_is_a_model_with_the_average_where_there_is_one(tmp_path: Path) -> None:
