@@ -6,7 +6,7 @@ from cutie_geo.model.saving import WEIGHTS_FILE
 from cutie_geo.model.weights import digest
 
 ROOT = Path(__file__).parent.parent / "weights"
-BUNDLED: dict[str, str] = {"cutie-geo-tiny": "b061db5a599d18ac0517ac9c4e7bcca8416f2b7da968895ef21de5e027460ced"}
+BUNDLED: dict[str, str] = {"cutie-geo-tiny": "be86b60445ba70545630e41d7876b64c46653f694fd02540c54a1fb0bf2f92bd"}
 """SHA-256 of the weights file, by model."""
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from clip_files import write_cutout
 from programs import LAUNCHER, PATIENCE, finish, small_disk, wait_for
 from tiny import TINY_GEO_YAML
 from training import outcome, run_folder, same, without_weights, write_stage
@@ -185,7 +186,13 @@ LAST_ON_CPU = "cutie-geo-tiny/tiny_cpu_stage4/final"
 def test_the_recipe_of_the_bundled_model_learns_masks_and_depth(test_data: Path, tmp_path: Path) -> None:
     """Its stages one after the other on the real data, shortened, as docs/training.md has them."""
     short = ["batch=4", "loss.points=512", "optimiser.warm_up=10", "validation.every=0", "pictures_every=0"]
-    where = ["--data-root", str(test_data / "data"), "--output", str(tmp_path), "--device", "cpu", "--tracker", "none"]
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("davis2016-train-270p", "static"):
+        (root / name).symlink_to(test_data / "data" / name)
+    for name in ("animals/cat", "symbols/a"):
+        write_cutout(root / f"tuxpaint-stamps/{name}.png", (200, 90, 30))
+    where = ["--data-root", str(root), "--output", str(tmp_path), "--device", "cpu", "--tracker", "none"]
     logs = {}
     for stage, own in (
         ("tiny_cpu_stage0", ["steps=120", "clips.crop=64", "log_every=20"]),
@@ -193,8 +200,10 @@ def test_the_recipe_of_the_bundled_model_learns_masks_and_depth(test_data: Path,
         ("tiny_cpu_stage2", ["steps=2", "clips.crop=96", "log_every=2"]),
         ("tiny_cpu_stage3", ["steps=1", "clips.crop=64", "log_every=1"]),
         ("tiny_cpu_stage4", ["steps=1", "clips.crop=64", "log_every=1"]),
-        # that of a GPU, which the bundled weights went through last
+        # then those of a GPU, and one that ends on a CPU what they began
         ("tiny_stage3", ["steps=1", "clips.crop=64", "log_every=1", "--weights", str(tmp_path / LAST_ON_CPU)]),
+        ("tiny_stage4", ["steps=1", "clips.crop=64", "log_every=1"]),
+        ("tiny_cpu_stage5", ["steps=1", "clips.crop=64", "log_every=1"]),
     ):
         assert run_one("train", ["--stage", stage, *where, *short, *own]) == 0
         folder = tmp_path / "cutie-geo-tiny" / stage

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_files import blob, small, write_video
+from clip_files import blob, small, write_cutout, write_video
 from PIL import Image
 
 from cutie_geo.config import SourceConfig
@@ -21,17 +21,9 @@ EMPTY_BUT_ONE = blob(SIZE, {1: (0, 0, 80, 4)})
 BLUE = (10, 20, 250)
 
 
-def write_cutout(path: Path, colour: tuple[int, int, int] = BLUE, box: tuple[int, int, int, int] = (5, 10, 45, 40)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((60, 70, 4), np.uint8)
-    pixels[box[0] : box[2], box[1] : box[3]] = (*colour, 255)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
 def source_of(tmp_path: Path, **changes: object) -> CutoutSource:
     config = small(crop=96, **changes)
-    write_cutout(tmp_path / "cut/things/blue.png")
+    write_cutout(tmp_path / "cut/things/blue.png", BLUE)
     video = write_video(tmp_path, "a", [EMPTY_BUT_ONE] * 6)
     return CutoutSource(index_cutouts(tmp_path / "cut"), [VideoSource([video], config)], config)
 
@@ -92,7 +84,7 @@ def test_a_draw_depends_on_its_arguments_alone(tmp_path: Path):
 
 def test_distances_are_unknown_where_something_lies_over_a_scene(tmp_path: Path):
     config = small()
-    write_cutout(tmp_path / "blue.png")
+    write_cutout(tmp_path / "blue.png", BLUE)
     scene = RenderedSource(3, config, SceneConfig(cycle=12, max_objects=2))
     source = CutoutSource(index_cutouts(tmp_path), [scene], config)
     clip = source.draw(0, 0.0, random.Random(0))
@@ -103,8 +95,8 @@ def test_distances_are_unknown_where_something_lies_over_a_scene(tmp_path: Path)
 
 # ---------------------------------------------------------------------------------------------------------------- files
 def test_files_are_listed_by_folder_and_cut_to_what_shows(tmp_path: Path):
-    write_cutout(tmp_path / "b/one.png")
-    write_cutout(tmp_path / "a/deep/two.PNG")
+    write_cutout(tmp_path / "b/one.png", BLUE)
+    write_cutout(tmp_path / "a/deep/two.PNG", BLUE)
     (tmp_path / "a/readme.txt").write_text("no picture")
     assert [each.name for each in index_cutouts(tmp_path)] == ["a/deep/two", "b/one"]
     assert read_cutout(tmp_path / "b/one.png").shape == (40, 30, 4)
@@ -128,7 +120,7 @@ def test_a_picture_that_is_no_cutout_is_named(tmp_path: Path, mode: str, alpha: 
 
 def test_damaged_files_are_replaced_and_named(tmp_path: Path):
     source = source_of(tmp_path)
-    write_cutout(tmp_path / "cut/things/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    write_cutout(tmp_path / "cut/things/broken.png", BLUE).write_bytes(b"\x89PNG\r\n\x1a\n broken")
     bad = CutoutSource(index_cutouts(tmp_path / "cut"), source.beneath.sources, source.config)
     with pytest.raises(UnusableFile, match=r"broken\.png: can't be read as a picture"):
         bad.draw(0, 0.0, random.Random(0))
@@ -139,8 +131,8 @@ def test_damaged_files_are_replaced_and_named(tmp_path: Path):
 
 # -------------------------------------------------------------------------------------------------------- configuration
 def test_a_mixture_lays_cutouts_over_its_other_clips(tmp_path: Path):
-    write_cutout(tmp_path / "stamps/animals/cat.png")
-    write_cutout(tmp_path / "stamps/symbols/a.png")
+    write_cutout(tmp_path / "stamps/animals/cat.png", BLUE)
+    write_cutout(tmp_path / "stamps/symbols/a.png", BLUE)
     configs = [SourceConfig("cutouts", root="stamps", exclude=("symbols",), times=3), SourceConfig("rendered", clips=5)]
     sources = build_sources(configs, small(), tmp_path)
     assert [len(source) for source in sources] == [3, 5]

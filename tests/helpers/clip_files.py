@@ -36,6 +36,15 @@ def write_image(path: Path, mask: np.ndarray, blue: int = 0) -> None:
     Image.fromarray(image).save(path)
 
 
+def write_cutout(path: Path, colour: tuple[int, int, int], box: tuple[int, int, int, int] = (5, 10, 45, 40)) -> Path:
+    """A picture of 60x70 pixels that is transparent but for a box (top, left, bottom, right)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((60, 70, 4), np.uint8)
+    pixels[box[0] : box[2], box[1] : box[3]] = (*colour, 255)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
 def write_video(root: Path, name: str, masks: list[np.ndarray], suffix: str = ".png") -> LabelledVideo:
     """A video of the generic layout; the blue of frame t is 10 t."""
     for t, mask in enumerate(masks):
