@@ -198,8 +198,14 @@ def prepare(picture: UInt8[np.ndarray, "H W 4"], scale: float) -> tuple[Layer, A
 
 def _blend(image: UInt8[np.ndarray, "H W 3"], labels: Integer[np.ndarray, "H W"], layer: Layer, new: int) -> None:
     """Paint a layer over an image; where it covers at least half, labels become `new`."""
-    image[:] = np.rint(image * (1 - layer[..., 3:]) + 255 * layer[..., :3]).clip(0, 255).astype(np.uint8)
-    labels[layer[..., 3] >= 0.5] = new
+    seen = layer[..., 3] > 0
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    if not len(rows):
+        return
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    colours, alpha = layer[box][..., :3], layer[box][..., 3:]
+    image[box] = np.rint(image[box] * (1 - alpha) + 255 * colours).clip(0, 255).astype(np.uint8)
+    labels[box][alpha[..., 0] >= 0.5] = new
 
 
 def _as_clip(
