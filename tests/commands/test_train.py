@@ -180,6 +180,17 @@ def test_the_bundled_stage_learns(tmp_path: Path) -> None:
 
 
 LAST_ON_CPU = "cutie-geo-tiny/tiny_cpu_stage4/final"
+CUTOUTS = (
+    *(
+        "tuxpaint-stamps/animals/cat",
+        "tuxpaint-stamps/symbols/a",
+        "wesnoth-portraits/elves/captain",
+        "fluent-emoji/1f408",
+    ),
+    *("endless-sky/outfit/a", "endless-sky/ship/a", "endless-sky/land/a"),
+    *(f"openclipart/{each}/a" for each in ("animals", "buildings", "electronics", "food")),
+    *(f"openclipart/{each}/a" for each in ("people", "plants", "tools", "transportation")),
+)
 
 
 @pytest.mark.slow
@@ -190,8 +201,8 @@ def test_the_recipe_of_the_bundled_model_learns_masks_and_depth(test_data: Path,
     root.mkdir()
     for name in ("davis2016-train-270p", "static"):
         (root / name).symlink_to(test_data / "data" / name)
-    for name in ("animals/cat", "symbols/a"):
-        write_cutout(root / f"tuxpaint-stamps/{name}.png", (200, 90, 30))
+    for name in CUTOUTS:
+        write_cutout(root / f"{name}.png", (200, 90, 30))
     where = ["--data-root", str(root), "--output", str(tmp_path), "--device", "cpu", "--tracker", "none"]
     logs = {}
     for stage, own in (
@@ -204,6 +215,7 @@ def test_the_recipe_of_the_bundled_model_learns_masks_and_depth(test_data: Path,
         ("tiny_stage3", ["steps=1", "clips.crop=64", "log_every=1", "--weights", str(tmp_path / LAST_ON_CPU)]),
         ("tiny_stage4", ["steps=1", "clips.crop=64", "log_every=1"]),
         ("tiny_cpu_stage5", ["steps=1", "clips.crop=64", "log_every=1"]),
+        ("tiny_cpu_stage6", ["steps=1", "clips.crop=64", "log_every=1"]),
     ):
         assert run_one("train", ["--stage", stage, *where, *short, *own]) == 0
         folder = tmp_path / "cutie-geo-tiny" / stage

@@ -12,6 +12,7 @@ from PIL import Image
 from cutie_geo.config import SourceConfig
 from cutie_geo.data.clips import ClipDataset, CutoutSource, RenderedSource, UnusableFile, VideoSource, build_sources
 from cutie_geo.data.clips.cutouts import AWAY, draw_path, index_cutouts, prepare, read_cutout
+from cutie_geo.data.clips.footage import read_background
 from cutie_geo.data.clips.warp import shift_layer
 from cutie_geo.data.render import SceneConfig
 from cutie_geo.structures import ClipKey
@@ -149,3 +150,32 @@ def test_a_mixture_lays_cutouts_over_its_other_clips(tmp_path: Path):
         build_sources([SourceConfig("cutouts", root="stamps", exclude=("flowers",)), configs[1]], small(), tmp_path)
     with pytest.raises(ValueError, match="cutouts: still is for videos"):
         build_sources([SourceConfig("cutouts", root="stamps", still=True), configs[1]], small(), tmp_path)
+
+
+def test_backgrounds_lie_beneath_cutouts_and_nowhere_else(tmp_path: Path):
+    write_cutout(tmp_path / "cut/blue.png", BLUE)
+    (tmp_path / "land/high").mkdir(parents=True)
+    Image.new("RGB", (900, 600), (40, 160, 40)).save(tmp_path / "land/high/hill.jpg")
+    Image.new("RGB", (50, 40), (40, 160, 40)).save(tmp_path / "land/field.webp")
+    cutouts, land = SourceConfig("cutouts", root="cut"), SourceConfig("backgrounds", root="land", times=2)
+    sources = build_sources([land, cutouts], small(crop=96), tmp_path)
+    assert [source.contents()[0] for source in sources] == ["cutouts/blue"]
+    assert "over backgrounds/high/hill.jpg" in sources[0].contents()
+    names = set[str]()
+    for n in range(12):
+        clip = sources[0].draw(0, 0.0, random.Random(n))
+        names.add(clip.name.split(" over ")[1])
+        red, green, blue = clip.images.int().unbind(1)
+        assert float((green > blue + 40).float().mean()) > 0.1, "grass is in sight"
+        assert bool((blue > green)[clip.labels > 0].all()), "and nothing of it is an object"
+        assert float(((blue > red + 60) != (clip.labels > 0)).float().mean()) < 0.02
+    assert names == {"backgrounds/high/hill.jpg", "backgrounds/field.webp"}
+    assert max(read_background(tmp_path / "land/high/hill.jpg", 192)[0].shape) == 288, "no larger than it is needed"
+    with pytest.raises(ValueError, match="backgrounds: nothing to lie over them, wanted cutouts"):
+        build_sources([land, SourceConfig("rendered")], small(), tmp_path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="none: no picture in it, wanted files that end in .bmp, .jpeg"):
+        build_sources([SourceConfig("backgrounds", root="none"), cutouts], small(), tmp_path)
+    (tmp_path / "land/field.webp").write_bytes(b"broken")
+    with pytest.raises(UnusableFile, match=r"field\.webp: can't be read"):
+        read_background(tmp_path / "land/field.webp", 64)

@@ -26,6 +26,7 @@ from cutie_geo.data.clips.sources import (
     VideoSource,
     stills_of_pairs,
     stills_of_videos,
+    stills_without_objects,
 )
 from cutie_geo.data.index import LABELLED, ImagePair, index_static, labelled
 from cutie_geo.data.render import SceneConfig
@@ -137,7 +138,13 @@ def fingerprint(source: ClipSource) -> str:
 # ------------------------------------------------------------------------------------------------------- configuration
 def source_names() -> list[str]:
     """What `SourceConfig.name` may be."""
-    return ["cutouts", "rendered", "static", *(name for name in LABELLED if not name.startswith(NOT_OBJECTS))]
+    return [
+        "backgrounds",
+        "cutouts",
+        "rendered",
+        "static",
+        *(name for name in LABELLED if not name.startswith(NOT_OBJECTS)),
+    ]
 
 
 def build_sources(
@@ -148,13 +155,19 @@ def build_sources(
     Files are listed, none is read. Raises ValueError for unknown names of data sets, videos and options, for missing
     folders and for a data set of which nothing can be used.
     """
-    laid_over = [config.name == "cutouts" for config in configs]
-    found = {n: _source(config, clips, data_root) for n, config in enumerate(configs) if not laid_over[n]}
-    beneath = [_repeated(source, configs[n].times) for n, source in found.items() if source.merges]
+    found, behind, over = dict[int, ClipSource](), list[ClipSource](), list[int]()
     for n, config in enumerate(configs):
-        if laid_over[n]:
-            found[n] = _cutouts(config, beneath, clips, data_root)
-    return [_repeated(found[n], config.times) for n, config in enumerate(configs)]
+        if config.name == "cutouts":
+            over.append(n)
+        elif config.name == "backgrounds":
+            behind.append(_repeated(_backgrounds(config, clips, data_root), config.times))
+        else:
+            found[n] = _repeated(_source(config, clips, data_root), config.times)
+    require(bool(over) or not behind, "backgrounds: nothing to lie over them, wanted cutouts among the data")
+    beneath = [source for source in found.values() if source.merges] + behind
+    for n in over:
+        found[n] = _repeated(_cutouts(configs[n], beneath, clips, data_root), configs[n].times)
+    return [found[n] for n in sorted(found)]
 
 
 def _repeated(source: ClipSource, times: int) -> ClipSource:
@@ -185,6 +198,13 @@ def _cutouts(
     require(not config.still, "cutouts: still is for videos on disk")
     pictures = index_cutouts(source_root(config, data_root))
     return CutoutSource(selected(pictures, lambda each: each.name.partition("/")[0], config), beneath, clips)
+
+
+def _backgrounds(config: SourceConfig, clips: ClipConfig, data_root: Path | None) -> ClipSource:
+    require(not config.still, "backgrounds: still is for videos on disk")
+    pictures = stills_without_objects(source_root(config, data_root), clips.crop)
+    alone = replace(clips, max_objects=1)  # there is nothing in one that could be pasted over another
+    return ImageSource(selected(pictures, lambda each: each.name.split("/")[1], config), alone)
 
 
 def _scene(config: SourceConfig, clips: ClipConfig) -> SceneConfig:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+import cv2
 import numpy as np
 from jaxtyping import Integer
 from PIL import Image as Pillow
@@ -158,6 +159,16 @@ def read_still(image: Path, mask: Path) -> tuple[Image, Labels]:
     if pixels.shape[:2] != labels.shape:
         raise UnusableFile(f"{mask}: mask is (H, W) = {labels.shape}, wanted {pixels.shape[:2]}, the size of its image")
     return pixels, labels
+
+
+def read_background(path: Path, side: int) -> tuple[Image, Labels]:
+    """A picture with no object in it, its shorter side at most `side`. Raises UnusableFile where it can't be read."""
+    pixels = readable(read_image, path)
+    shrink = side / min(pixels.shape[:2])
+    if shrink < 1:
+        height, width = (round(full * shrink) for full in pixels.shape[:2])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return pixels, np.zeros(pixels.shape[:2], np.uint8)
 
 
 def read_still_mask(path: Path) -> Labels:

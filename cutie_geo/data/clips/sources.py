@@ -15,12 +15,20 @@ from torch import Tensor
 
 from cutie_geo.config import ClipConfig, require
 from cutie_geo.data.clips.augment import StillAugment, VideoAugment
-from cutie_geo.data.clips.footage import FileFootage, Footage, RenderedFootage, UnusableFile, read_still
+from cutie_geo.data.clips.footage import (
+    FileFootage,
+    Footage,
+    RenderedFootage,
+    UnusableFile,
+    read_background,
+    read_still,
+)
 from cutie_geo.data.clips.merge import first_ids, paste
 from cutie_geo.data.clips.sampling import draw_opening, largest_skip
 from cutie_geo.data.clips.warp import Affine, Image, Labels
 from cutie_geo.data.index import ImagePair, LabelledVideo
 from cutie_geo.data.render import SceneConfig
+from cutie_geo.data.video import IMAGE_SUFFIXES
 
 __all__ = ["ClipSource", "ImageSource", "RenderedSource", "UnusableFile", "VideoClip", "VideoSource"]
 
@@ -34,6 +42,8 @@ SCENES = 5
 """Seeds that are tried for a scene that shows all its objects, which nearly every one does."""
 HELD_OUT_SEEDS = 10_000
 """Rendered scenes with seeds below this are never trained on."""
+BACKGROUND_SIZE = 2
+"""Shorter side of a background, in sides of a crop: more than a camera that zooms in shows is only slow."""
 SPREAD = 4
 """Length of a rendered scene, in clips: room for skips."""
 
@@ -282,6 +292,21 @@ def stills_of_videos(videos: Sequence[LabelledVideo], name: str) -> list[Still]:
 def _read_frame(video: LabelledVideo, name: str, time: int) -> tuple[Image, Labels]:
     images, labels = read_frames(FileFootage(video, name, {}), [time])
     return images[0], labels[0]
+
+
+def stills_without_objects(root: Path, crop: int) -> list[Still]:
+    """All pictures below a folder, as what lies behind cut-outs, no larger than crops of `crop` pixels need.
+
+    Raises ValueError if there is none.
+    """
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    require(bool(paths), f"{root}: no picture in it, wanted files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return [
+        Still(
+            f"backgrounds/{path.relative_to(root).as_posix()}", partial(read_background, path, BACKGROUND_SIZE * crop)
+        )
+        for path in paths
+    ]
 
 
 class ImageSource:
