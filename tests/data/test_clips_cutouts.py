@@ -174,7 +174,7 @@ def test_backgrounds_lie_beneath_cutouts_and_nowhere_else(tmp_path: Path):
     with pytest.raises(ValueError, match="backgrounds: nothing to lie over them, wanted cutouts"):
         build_sources([land, SourceConfig("rendered")], small(), tmp_path)
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match="none: no picture in it, wanted files that end in .bmp, .jpeg"):
+    with pytest.raises(ValueError, match=r"none: no picture in it, wanted files that end in \.bmp, \.jpeg"):
         build_sources([SourceConfig("backgrounds", root="none"), cutouts], small(), tmp_path)
     (tmp_path / "land/field.webp").write_bytes(b"broken")
     with pytest.raises(UnusableFile, match=r"field\.webp: can't be read"):
