@@ -28,7 +28,7 @@ class SourceConfig:
     """One data set of a mixture."""
 
     name: str
-    """`rendered`, `static`, `cutouts`, `backgrounds` for these, or a data set with all of its masks (davis2017-train)."""
+    """`rendered`, `static`, `cutouts`, `backgrounds` for these, or a data set with all of its masks (mose-train)."""
     times: int = 1
     """How often one epoch lists each of its items."""
     root: str = ""

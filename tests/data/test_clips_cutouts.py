@@ -119,6 +119,12 @@ def test_a_picture_that_is_no_cutout_is_named(tmp_path: Path, mode: str, alpha: 
         read_cutout(tmp_path / "x.png")
 
 
+def test_a_cutout_of_needless_size_is_refused_before_it_is_decoded(tmp_path: Path):
+    Image.new("LA", (6000, 3000), (9, 0)).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match=r"x\.png: picture is 6000x3000, wanted at most 16777216 pixels"):
+        read_cutout(tmp_path / "x.png")
+
+
 def test_damaged_files_are_replaced_and_named(tmp_path: Path):
     source = source_of(tmp_path)
     write_cutout(tmp_path / "cut/things/broken.png", BLUE).write_bytes(b"\x89PNG\r\n\x1a\n broken")

@@ -19,6 +19,8 @@ from cutie_geo.data.clips.merge import LAST_ID
 from cutie_geo.data.clips.sources import ClipSource, Mixture, VideoClip
 from cutie_geo.data.clips.warp import Affine, Layer, bend_layer, draw_bend, shift_layer
 
+LARGEST = 1 << 24
+"""Pixels of a file at most: some drawings were saved at a hundred times what is ever drawn, and take seconds to read."""
 SIZES = (0.12, 0.75)
 """Square root of the area of a cut-out's box, as a share of the crop's side."""
 ENLARGED = 2.0
@@ -56,13 +58,16 @@ def index_cutouts(root: Path) -> list[Cutout]:
 
 def read_cutout(path: Path) -> UInt8[np.ndarray, "H W 4"]:
     """RGBA within the box of all that isn't transparent. Raises ValueError naming the file for one without
-    transparency, without anything else, and where it can't be read."""
+    transparency, without anything else, of more than `LARGEST` pixels, and where it can't be read."""
     try:
         with Pillow.open(path) as image:
+            width, height = image.size
             clear = "A" in image.getbands() or "transparency" in image.info
-            pixels = np.asarray(image.convert("RGBA")).copy()
+            pixels = np.asarray(image.convert("RGBA")).copy() if width * height <= LARGEST else None
     except Exception as error:  # on damaged bytes Pillow's readers raise nearly anything
         raise ValueError(f"{path}: can't be read as a picture ({type(error).__name__})") from error
+    if pixels is None:
+        raise ValueError(f"{path}: picture is {width}x{height}, wanted at most {LARGEST} pixels")
     require(clear and bool((pixels[..., 3] == 0).any()), f"{path}: nothing transparent in it, wanted a cut-out")
     solid = pixels[..., 3] >= 128
     require(bool(solid.any()), f"{path}: all of it is transparent, wanted a cut-out")
