@@ -20,7 +20,7 @@ from cutie_geo.data.clips.sources import ClipSource, Mixture, VideoClip
 from cutie_geo.data.clips.warp import Affine, Layer, bend_layer, draw_bend, shift_layer
 
 LARGEST = 1 << 24
-"""Pixels of a file at most: some drawings were saved at a hundred times what is ever drawn, and take seconds to read."""
+"""Pixels of a file at most: some drawings were saved at a hundred times what is drawn, and take seconds to read."""
 SIZES = (0.12, 0.75)
 """Square root of the area of a cut-out's box, as a share of the crop's side."""
 ENLARGED = 2.0
