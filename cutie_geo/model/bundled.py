@@ -6,7 +6,7 @@ from cutie_geo.model.saving import WEIGHTS_FILE
 from cutie_geo.model.weights import digest
 
 ROOT = Path(__file__).parent.parent / "weights"
-BUNDLED: dict[str, str] = {"cutie-geo-tiny": "be86b60445ba70545630e41d7876b64c46653f694fd02540c54a1fb0bf2f92bd"}
+BUNDLED: dict[str, str] = {"cutie-geo-tiny": "43ef7ddf408e5c288ea6b19338473b1dd934324c3ecf9b6c3cf6a41de5515157"}
 """SHA-256 of the weights file, by model."""
 
 
