@@ -180,16 +180,16 @@ def test_the_bundled_stage_learns(tmp_path: Path) -> None:
 
 
 LAST_ON_CPU = "cutie-geo-tiny/tiny_cpu_stage4/final"
+DRAWINGS = ("animals", "buildings", "electronics", "food", "people", "plants", "tools", "transportation")
 CUTOUTS = (
-    *(
-        "tuxpaint-stamps/animals/cat",
-        "tuxpaint-stamps/symbols/a",
-        "wesnoth-portraits/elves/captain",
-        "fluent-emoji/1f408",
-    ),
-    *("endless-sky/outfit/a", "endless-sky/ship/a", "endless-sky/land/a"),
-    *(f"openclipart/{each}/a" for each in ("animals", "buildings", "electronics", "food")),
-    *(f"openclipart/{each}/a" for each in ("people", "plants", "tools", "transportation")),
+    "tuxpaint-stamps/animals/cat",
+    "tuxpaint-stamps/symbols/a",
+    "wesnoth-portraits/elves/captain",
+    "fluent-emoji/1f408",
+    "endless-sky/outfit/a",
+    "endless-sky/ship/a",
+    "endless-sky/land/a",
+    *(f"openclipart/{folder}/a" for folder in DRAWINGS),
 )
 
 
