@@ -167,7 +167,7 @@ def test_configurations_that_fit_no_files_say_what_is_wrong(tmp_path: Path):
         with pytest.raises(ValueError, match=match):
             build_sources([SourceConfig(**config)], small(length=4), root)  # type: ignore[arg-type]
 
-    fails("data: got 'davis', wanted one of cutouts, rendered, static, davis2016-train", name="davis")
+    fails("data: got 'davis', wanted one of backgrounds, cutouts, rendered, static, davis2016-train", name="davis")
     fails("got 'vspw-train', wanted one of", name="vspw-train")
     fails("davis2017-train: no root, wanted the folder of its files", root=None, name="davis2017-train")
     fails(r"davis2017-train: .*nowhere: no such folder, wanted the root", tmp_path / "nowhere", name="davis2017-train")
