@@ -16,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cutie_geo.commands.models import (
     device_name,
+    encode_threads,
     fitted,
     load_models,
     lookahead,
@@ -96,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--lookahead", type=int, metavar="N", help="frames encoded as one batch (default: 4 on a GPU, else 1)"
     )
+    how.add_argument(
+        "--encode-threads",
+        type=int,
+        metavar="N",
+        help="threads that encode ahead on a CPU (default: half of them for a small model)",
+    )
     how.add_argument("--compile", action="store_true", help="compile the network: a slow start, then faster")
     how.add_argument("--workers", type=int, default=2, help="threads that read, and as many that write")
     how.add_argument("--cpu-threads", type=int, help="threads that compute on the CPU")
@@ -158,7 +165,10 @@ def run(args: argparse.Namespace) -> int:
                 raise ValueError("--compile: wanted models of Cutie's kind, not SAM 2")
             model.compile_parts()
     options = replace(
-        fitted(args, models, options), settings=settings_of(args, models), lookahead=lookahead(args, models)
+        fitted(args, models, options),
+        settings=settings_of(args, models),
+        lookahead=lookahead(args, models),
+        encode_threads=encode_threads(args, models, options),
     )
     if _is_example(args):  # a demonstration, which may be shown again in another way
         changed = changes(Results(args.output), records[0], options)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cutie_geo.commands.processes import Processes
-from cutie_geo.config import is_hydra, model_config, split_overrides, to_dict
+from cutie_geo.config import is_hydra, model_config, require, split_overrides, to_dict
 from cutie_geo.inference.methods import VideoModel
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import Report
@@ -23,6 +23,8 @@ from cutie_geo.model.weights import digest
 log = logging.getLogger(__name__)
 
 GPU_LOOKAHEAD = 4
+SMALL = 20_000_000
+"""Parameters below which a network's operations are too short for many threads."""
 VERSIONS = (
     "cutie_geo",
     "torch",
@@ -58,6 +60,24 @@ def lookahead(args: argparse.Namespace, models: Sequence[VideoModel]) -> int:
     if args.lookahead is not None:
         return args.lookahead
     return GPU_LOOKAHEAD if any(model.device.type == "cuda" for model in models) else 1
+
+
+def encode_threads(args: argparse.Namespace, models: Sequence[VideoModel], options: RunOptions) -> int:
+    """Of torch's threads, those that encode ahead: half of them for a small network on a CPU, in whose short operations
+    many threads mostly wait for each other; none for others, nor for ensembles, which make large batches. Raises
+    ValueError where the user's number makes no sense."""
+    on_cpu = all(model.device.type == "cpu" for model in models)
+    wanted, threads = args.encode_threads, torch.get_num_threads()
+    if wanted is not None:
+        require(on_cpu or not wanted, f"--encode-threads: got {wanted} with a model on a GPU, wanted a CPU")
+        require(
+            0 <= wanted < threads, f"--encode-threads: got {wanted}, wanted 0 to {threads - 1} of {threads} threads"
+        )
+        return wanted
+    if not on_cpu or len(models) > 1 or isinstance(models[0], Sam2Model) or options.is_ensemble or args.compile:
+        return 0
+    small = sum(weight.numel() for weight in models[0].parameters()) < SMALL
+    return threads // 2 if small else 0
 
 
 def load_models(args: argparse.Namespace, processes: Processes, example: bool) -> list[VideoModel]:

@@ -130,9 +130,14 @@ def _segment(
 ) -> list[_Done]:
     """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
     done: list[_Done] = []
-    ahead = read_ahead(frames, max(READ_AHEAD, options.lookahead))
-    with save, closing(ahead), bar:
-        segmented = _UntilFailure(segment_frames(method, ahead, options.lookahead, options.save_depth, prompter))
+    lookahead, depth, threads = options.lookahead, options.save_depth, options.encode_threads
+    with ExitStack() as opened:
+        opened.enter_context(save)
+        if not threads:  # or those that encode ahead read ahead too
+            frames = opened.enter_context(closing(read_ahead(frames, max(READ_AHEAD, lookahead))))
+        results = opened.enter_context(closing(segment_frames(method, frames, lookahead, depth, prompter, threads)))
+        opened.enter_context(bar)
+        segmented = _UntilFailure(results)
         last = time.perf_counter()
         for result in segmented:
             presence = {i: round(sure, 4) for i, sure in result.presence.items()}

@@ -39,6 +39,8 @@ class RunOptions:
     save_depth: bool = False
     lookahead: int = 1
     """Frames that go through the encoder as one batch."""
+    encode_threads: int = 0
+    """Of torch's threads on a CPU, those that encode the next frames while the others segment; 0: one by one."""
     fps: float | None = None
     """Of overlays; None for the video's own."""
     workers: int = 2
@@ -58,6 +60,8 @@ class RunOptions:
         require(few is None or few >= 1, f"view_workers: got {few}, wanted 1 or more")
         require(self.workers >= 1, f"workers: got {self.workers}, wanted 1 or more")
         require(self.lookahead >= 1, f"lookahead: got {self.lookahead}, wanted 1 or more")
+        threads = self.encode_threads
+        require(threads >= 0, f"encode_threads: got {threads}, wanted 0 or more")
         good_rate = self.fps is None or (self.fps > 0 and math.isfinite(self.fps))
         require(good_rate, f"fps: got {self.fps}, wanted a positive number")
 

@@ -1,7 +1,8 @@
 """A whole video, from frames to label maps."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -9,8 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutie_geo.config import require
+from cutie_geo.data.background import read_ahead
 from cutie_geo.ops import bilinear
 from cutie_geo.structures import Frame, GivenMask, ObjectId
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -121,22 +125,30 @@ def segment_frames(
     lookahead: int = 1,
     with_depth: bool = False,
     prompter: PromptMasks | None = None,
-) -> Iterator[Segmented]:
+    encode_threads: int = 0,
+) -> Generator[Segmented, None, None]:
     """Segment frames as they come; each is forgotten as soon as the next is asked for.
 
     lookahead: how many frames are read and encoded as one batch before the first of them is segmented; 1 for a camera.
     with_depth: give each frame's depth too. prompter: what turns frames' prompts into masks; ValueError for a frame
-    with prompts without it.
+    with prompts without it. encode_threads: so many of torch's threads read and encode the next batch while this one is
+    segmented by the others, on a CPU; 0: one after the other. Close the generator to end them.
     """
     require(lookahead >= 1, f"lookahead: got {lookahead}, wanted 1 or more")
-    for batch in _batches(frames, lookahead):
-        for frame, features in zip(batch, _encoded(tracker, batch, with_depth)):
-            if frame.prompts:
-                if prompter is None:
-                    raise ValueError(f"frame {frame.name}: has prompts, wanted a prompter that makes a mask of them")
-                mask, features = prompter.given(tracker, frame, with_depth)
-                frame = frame._replace(given=mask)
-            yield _segmented(tracker, frame, features, with_depth)
+    encoded = _encoded(tracker, frames, lookahead, with_depth)
+    with _threads_left(encode_threads):
+        if encode_threads:
+            encoded = read_ahead(_with_threads(encoded, encode_threads), 1)
+        with closing(encoded):
+            for frame, features in encoded:
+                if frame.prompts:
+                    if prompter is None:
+                        raise ValueError(
+                            f"frame {frame.name}: has prompts, wanted a prompter that makes a mask of them"
+                        )
+                    mask, features = prompter.given(tracker, frame, with_depth)
+                    frame = frame._replace(given=mask)
+                yield _segmented(tracker, frame, features, with_depth)
 
 
 def segment_video(
@@ -162,16 +174,43 @@ def _segmented(tracker: Segmenter, frame: Frame, features: Any, with_depth: bool
     return Segmented(frame, probs, tracker.labels(probs), tuple(tracker.object_ids), depth)
 
 
-def _encoded(tracker: Segmenter, batch: list[Frame], with_depth: bool) -> list[Any]:
-    """Features of a batch. None for frames before the first object, which need none, for those with prompts, which are
-    encoded in their turn, and for those from the first on that can't be encoded: the tracker's own step says why."""
-    unused = 0
-    if not tracker.object_ids and not with_depth:
-        shown = (i for i, frame in enumerate(batch) if frame.given is not None or frame.prompts)
-        unused = next(shown, len(batch))
-    wanted = [i for i in range(unused, len(batch)) if not batch[i].prompts]
-    ahead = dict(zip(wanted, tracker.encode_ahead([batch[i].image for i in wanted], with_depth)))
-    return [ahead.get(i) for i in range(len(batch))]
+def _encoded(
+    tracker: Segmenter, frames: Iterable[Frame], lookahead: int, with_depth: bool
+) -> Generator[tuple[Frame, Any], None, None]:
+    """Frames with their features. None for frames before the first object, which need none, for those with prompts,
+    which are encoded in their turn, and for those from the first of a batch on that can't be encoded: the tracker's own
+    step says why."""
+    begun = with_depth
+    for batch in _batches(frames, lookahead):
+        unused = 0
+        if not (begun := begun or bool(tracker.object_ids)):
+            shown = (i for i, frame in enumerate(batch) if frame.given is not None or frame.prompts)
+            unused = next(shown, len(batch))
+            begun = unused < len(batch)  # the tracker, which may be a batch behind, will know it later
+        wanted = [i for i in range(unused, len(batch)) if not batch[i].prompts]
+        ahead = dict(zip(wanted, tracker.encode_ahead([batch[i].image for i in wanted], with_depth)))
+        yield from ((frame, ahead.get(i)) for i, frame in enumerate(batch))
+
+
+def _with_threads(items: Iterable[T], count: int) -> Iterator[T]:
+    """The same items, made by the thread that asks for them and `count` of torch's threads."""
+    torch.set_num_threads(count)
+    yield from items
+
+
+@contextmanager
+def _threads_left(taken: int) -> Iterator[None]:
+    """Leave `taken` of torch's threads to somebody else until the block ends. Raises ValueError if none stays."""
+    count = torch.get_num_threads()
+    require(0 <= taken < max(count, 1), f"encode_threads: got {taken}, wanted 0 to {count - 1} of {count} threads")
+    if not taken:
+        yield
+        return
+    torch.set_num_threads(count - taken)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def _batches(frames: Iterable[Frame], count: int) -> Iterator[list[Frame]]:

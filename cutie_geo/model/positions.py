@@ -30,8 +30,10 @@ class StretchedTable:
             return stretch()
         state = [(table.data_ptr(), table._version, table.dtype, table.device) for table in tables]
         key = (size, *state, torch.is_autocast_enabled(tables[0].device.type))
-        if self._kept is None or self._kept.key != key:
+        kept = self._kept
+        if kept is None or kept.key != key:
             # one that comes out of inference mode could not be used outside of it
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = _Kept(key, stretch())
-        return self._kept.stretched
+                kept = _Kept(key, stretch())
+            self._kept = kept  # at once: another thread may see frames of another size
+        return kept.stretched

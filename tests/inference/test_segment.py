@@ -1,5 +1,6 @@
 """From frames to label maps."""
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -126,6 +127,76 @@ def test_features_serve_every_tracker_of_the_model_that_sees_the_same_image(tiny
 def test_lookahead_below_one_is_refused(tiny_model: CutieGeo) -> None:
     with pytest.raises(ValueError, match="lookahead: got 0"):
         next(segment_frames(Tracker(tiny_model), video(1), lookahead=0))
+
+
+# ---------------------------------------------------------------------------------------------------- encoding ahead
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def encoders() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+
+
+@pytest.mark.parametrize("lookahead", [1, 3])
+@pytest.mark.parametrize("masks", [(0,), (2, 4)])
+def test_frames_encoded_by_another_thread_are_segmented_as_one_by_one(
+    tiny_model: CutieGeo, two_threads: None, lookahead: int, masks: tuple[int, ...]
+) -> None:
+    one_by_one = list(segment_frames(Tracker(tiny_model), video(7, masks)))
+    seen: list[tuple[str, int]] = []
+    hook = tiny_model.encoder.register_forward_pre_hook(
+        lambda *_: seen.append((threading.current_thread().name, torch.get_num_threads()))
+    )
+    aside = list(segment_frames(Tracker(tiny_model), video(7, masks), lookahead, encode_threads=1))
+    hook.remove()
+    assert set(seen) == {("read-ahead", 1)}
+    assert torch.get_num_threads() == 2
+    assert [result.frame.name for result in aside] == [result.frame.name for result in one_by_one]
+    for ours, wanted in zip(aside, one_by_one):
+        torch.testing.assert_close(ours.probs, wanted.probs, atol=1e-4, rtol=0)
+
+
+def test_the_next_frame_is_encoded_while_one_is_looked_at_and_closing_ends_it(
+    tiny_model: CutieGeo, two_threads: None
+) -> None:
+    encoded = threading.Semaphore(0)
+    hook = tiny_model.encoder.register_forward_hook(lambda *_: encoded.release())
+    results = segment_frames(Tracker(tiny_model), video(9), encode_threads=1)
+    next(results)
+    assert all(encoded.acquire(timeout=60) for _ in range(2)), "nothing was asked for a second frame"
+    assert torch.get_num_threads() == 1
+    results.close()
+    hook.remove()
+    assert torch.get_num_threads() == 2
+    assert not encoders()
+
+
+def test_a_frame_that_fails_ahead_spoils_none_of_those_before_it(tiny_model: CutieGeo, two_threads: None) -> None:
+    def torn() -> Iterator[Frame]:
+        yield from video(5)
+        raise OSError("the disk is gone")
+
+    results = segment_frames(Tracker(tiny_model), torn(), encode_threads=1)
+    assert [next(results).frame.name for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(results)
+    frames = video(6)
+    frames[4] = frames[4]._replace(image=torch.rand(3, 32, 32))
+    results = segment_frames(Tracker(tiny_model), frames, encode_threads=1)
+    assert [next(results).frame.name for _ in range(4)] == ["0", "1", "2", "3"]
+    with pytest.raises(ValueError, match="image: got"):
+        next(results)
+
+
+@pytest.mark.parametrize("threads", [-1, 2])
+def test_threads_that_are_not_there_are_refused(tiny_model: CutieGeo, two_threads: None, threads: int) -> None:
+    with pytest.raises(ValueError, match=f"encode_threads: got {threads}, wanted 0 to 1 of 2 threads"):
+        next(segment_frames(Tracker(tiny_model), video(1), encode_threads=threads))
 
 
 # ------------------------------------------------------------------------------------------------------------- depth
