@@ -10,8 +10,16 @@ from clip_files import blob, small, write_cutout, write_video
 from PIL import Image
 
 from cutie_geo.config import SourceConfig
-from cutie_geo.data.clips import ClipDataset, CutoutSource, RenderedSource, UnusableFile, VideoSource, build_sources
-from cutie_geo.data.clips.cutouts import AWAY, draw_path, index_cutouts, prepare, read_cutout
+from cutie_geo.data.clips import (
+    ClipDataset,
+    CutoutSource,
+    RenderedSource,
+    UnusableFile,
+    VideoSource,
+    build_sources,
+    cutouts,
+)
+from cutie_geo.data.clips.cutouts import AWAY, draw_path, draw_shadow, index_cutouts, prepare, read_cutout
 from cutie_geo.data.clips.footage import read_background
 from cutie_geo.data.clips.warp import shift_layer
 from cutie_geo.data.render import SceneConfig
@@ -71,6 +79,37 @@ def test_a_picture_is_drawn_where_its_path_says():
             assert alpha[int(inside[1]), int(inside[0])] == pytest.approx(1)
         if (inside[:2] > 40).all():
             assert alpha.sum() == pytest.approx(40 * 30 * scale**2, rel=0.08)
+
+
+def test_shadows_darken_what_lies_beneath_and_are_no_part_of_the_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = source_of(tmp_path, max_objects=1)
+    darkened = 0
+    for n in range(12):
+        monkeypatch.setattr(cutouts, "SHADOW", 0.0)
+        bright = source.draw(0, 0.0, random.Random(n))
+        monkeypatch.setattr(cutouts, "SHADOW", 1.0)
+        shaded = source.draw(0, 0.0, random.Random(n))
+        assert torch.equal(shaded.labels, bright.labels)
+        change = shaded.images.int() - bright.images.int()
+        assert int(change.max()) <= 0
+        darkened += int((change.sum(1)[bright.labels < 2] < -60).sum())
+    assert darkened > 1000
+
+
+def test_a_shadow_touches_the_foot_of_what_casts_it():
+    for n in range(50):
+        shadow = draw_shadow((40, 30), np.random.default_rng(n))
+        forward = np.linalg.inv(shadow.back)
+        for x in (0, 15, 30):
+            np.testing.assert_allclose(forward @ [x, 40, 1], [x, 40, 1], atol=1e-9)
+        top = forward @ [15, 0, 1]
+        assert 40 - 0.6 * 40 - 1e-9 <= top[1] <= 40 + 0.6 * 40 + 1e-9
+        layer = np.ones((44, 34, 4), np.float32)
+        dark = shadow.of(layer)
+        assert dark[..., :3].max() == 0
+        assert dark[22, 17, 3] == pytest.approx(shadow.darkness, rel=0.05)
 
 
 def test_a_draw_depends_on_its_arguments_alone(tmp_path: Path):

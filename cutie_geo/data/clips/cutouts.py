@@ -34,6 +34,12 @@ SHAKE = 0.01
 """The same of what each frame adds to the place."""
 BEND = 0.03
 """The same of how far control points of the bend have moved in the last frame, as a share of the picture's sides."""
+SHADOW = 0.5
+"""Chance that one casts a shadow, which is no part of the object: training clips without would teach that what moves
+along with a thing belongs to it."""
+DARKNESS, LENGTH, LEAN, SOFTNESS = (0.25, 0.7), (-0.6, 0.6), 0.6, (0.01, 0.08)
+"""Of a shadow: the share of the light that is gone; its height as a share of the picture's, below zero if it falls
+towards the camera; standard deviation of how far it leans for each pixel of that; its blur, too, as such a share."""
 MARGIN = 0.1
 """Empty room around a cut-out, as a share of its sides, for it to bend into."""
 
@@ -137,12 +143,17 @@ class CutoutSource:
         layer, into_layer = prepare(picture, max(_scale(back) for back in path if back is not None))
         shape = layer.shape[0], layer.shape[1]
         x, y = draw_bend(shape, min(self.config.image.warp_points, *shape), BEND, draws)
+        shadow = draw_shadow((picture.shape[0], picture.shape[1]), draws) if draws.random() < SHADOW else None
         straight_x, straight_y = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in shape[::-1]))
         for t, back in enumerate(path):
             if back is not None:
                 part = np.float32(t / max(length - 1, 1))
                 bent = bend_layer(layer, straight_x + part * (x - straight_x), straight_y + part * (y - straight_y))
-                _blend(images[t], labels[t], shift_layer(bent, into_layer @ back, size), new)
+                if shadow is not None:
+                    _paint(images[t], shift_layer(shadow.of(bent), into_layer @ shadow.back @ back, size))
+                seen = shift_layer(bent, into_layer @ back, size)
+                _paint(images[t], seen)
+                labels[t][seen[..., 3] >= 0.5] = new
 
 
 # ------------------------------------------------------------------------------------------------------ paths and paint
@@ -180,6 +191,33 @@ def _back(picture: tuple[int, int], scale: np.ndarray, angle: float, centre: np.
     return np.linalg.inv(forward)
 
 
+class Shadow(NamedTuple):
+    """What a picture casts on the ground that its lower edge stands on."""
+
+    back: Affine
+    """From where it lies, in the picture's own pixels, to what casts it."""
+    darkness: float
+    softness: float
+
+    def of(self, layer: Layer) -> Layer:
+        """Its share of the light, as a layer of the size of that which casts it."""
+        sigma = max(self.softness * layer.shape[0], 0.1)
+        dark = np.zeros_like(layer)
+        dark[..., 3] = cv2.GaussianBlur(layer[..., 3], (0, 0), sigma) * self.darkness
+        return dark
+
+
+def draw_shadow(picture: tuple[int, int], draws: np.random.Generator) -> Shadow:
+    """The shadow of a picture of (H, W) pixels."""
+    length, lean = draws.uniform(*LENGTH), draws.normal(0, LEAN)
+    length = np.copysign(max(abs(length), 0.05), length)  # a line would have no way back
+    forward = np.array([[1.0, -lean * abs(length), 0], [0, length, 0], [0, 0, 1]])
+    foot = np.eye(3)
+    foot[1, 2] = picture[0]
+    back = np.linalg.inv(foot @ forward @ np.linalg.inv(foot))
+    return Shadow(back, draws.uniform(*DARKNESS), draws.uniform(*SOFTNESS))
+
+
 def _scale(back: Affine) -> float:
     """Pixels of the frame for one of the picture, along each side."""
     return float(1 / np.sqrt(abs(np.linalg.det(back[:2, :2]))))
@@ -201,8 +239,8 @@ def prepare(picture: UInt8[np.ndarray, "H W 4"], scale: float) -> tuple[Layer, A
     return layer, into
 
 
-def _blend(image: UInt8[np.ndarray, "H W 3"], labels: Integer[np.ndarray, "H W"], layer: Layer, new: int) -> None:
-    """Paint a layer over an image; where it covers at least half, labels become `new`."""
+def _paint(image: UInt8[np.ndarray, "H W 3"], layer: Layer) -> None:
+    """Lay a layer over an image."""
     seen = layer[..., 3] > 0
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     if not len(rows):
@@ -210,7 +248,6 @@ def _blend(image: UInt8[np.ndarray, "H W 3"], labels: Integer[np.ndarray, "H W"]
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     colours, alpha = layer[box][..., :3], layer[box][..., 3:]
     image[box] = np.rint(image[box] * (1 - alpha) + 255 * colours).clip(0, 255).astype(np.uint8)
-    labels[box][alpha[..., 0] >= 0.5] = new
 
 
 def _as_clip(
