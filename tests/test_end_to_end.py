@@ -37,6 +37,7 @@ def keep_frames(folder: Path, frames: int) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- signals
+@pytest.mark.slow
 def test_after_an_interruption_the_same_command_goes_on_where_it_stopped(tmp_path: Path):
     videos, masks = write_videos(tmp_path, ["a_done", "b_long", "c_todo"])
     many_frames(videos / "b_long")

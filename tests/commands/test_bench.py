@@ -163,6 +163,7 @@ def test_a_frame_and_its_mirror_are_measured_against_two_runs(
     assert "64x96" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_table_of_a_gpu_is_rehearsed_on_a_cpu(geo: list[str], tmp_path: Path, capsys: Said):
     file = tmp_path / "suite.json"
     arguments = ["bench", "mem_every=2", "max_mem_frames=2", "--suite", "gpu", "--frames", "4", "--objects", "1", "2"]
@@ -189,6 +190,7 @@ def test_views_of_an_ensemble_are_undone():
     assert [view.size((480, 854)) for view in ensemble((480, 854))][::2] == [(576, 1025), (624, 1110), (672, 1196)]
 
 
+@pytest.mark.slow
 def test_training_is_measured_on_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_stage(tmp_path, TINY_GEO_YAML)
     report = tmp_path / "report.json"

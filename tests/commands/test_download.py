@@ -226,6 +226,7 @@ def test_the_help_names_what_there_is():
         assert name in text
 
 
+@pytest.mark.slow
 def test_the_command_does_not_wait_for_the_packages_of_the_encoders():
     program = "import sys, cutie_geo.commands.download as d; assert not {'transformers', 'sam2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

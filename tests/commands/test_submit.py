@@ -248,6 +248,7 @@ def test_everything_that_the_dockerfile_copies_is_there_and_let_in():
         assert f"!{source.rstrip('/')}" in allowed
 
 
+@pytest.mark.slow
 def test_the_container_s_files_are_enough_to_run(tmp_path: Path):
     (app := tmp_path / "app").mkdir()
     for source, target in copied():

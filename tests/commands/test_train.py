@@ -160,6 +160,7 @@ def test_the_bar_tells_loss_speed_and_time_left(tmp_path: Path, capsys: pytest.C
     assert re.search(r", \d\d:\d\d left, .*(s/step|step/s), loss=\d+\.\d+, clips/s=\d+", last), last
 
 
+@pytest.mark.slow
 def test_accumulated_parts_make_the_same_step(undisturbed: tuple[list[str], Path], tmp_path: Path) -> None:
     arguments, output = undisturbed
     assert run_one("train", [*arguments, "accumulate=2", "--output", str(tmp_path)]) == 0
@@ -471,6 +472,7 @@ def test_a_loss_that_is_no_number_never_reaches_the_weights(
     )
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_or_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

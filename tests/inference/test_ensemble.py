@@ -295,6 +295,7 @@ def held_after(segmenter: Segmenter, frames: list[Frame], before: int) -> list[i
     return [living_bytes() - before for frame in frames if len(all_probs(segmenter, [frame]))]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_views_and_no_more(tiny_model: CutieGeo) -> None:
     """k views hold at most k times what one holds, and one frame's features; with long-term memory it stops growing."""
     options, frames = OPTIONS | {"use_long_term": True, "long_term": LONG_TERM}, video(16)

@@ -156,6 +156,7 @@ def test_prompts_are_given_to_a_view_that_is_no_mirror(geo: CutieGeo) -> None:
         prompter.given(Ensemble(geo, views=[View(mirrored=True)]), shown)
 
 
+@pytest.mark.slow
 def test_a_compiled_trunk_is_shared_too(geo: CutieGeo) -> None:
     """Compiled before or after the first prompt: compiled code knows no hooks but those of its making."""
     wanted, _ = Prompter(PromptHead(sam2(), own_trunk=False)).given(Tracker(geo), frame({1: PROMPTS["a box"]}))

@@ -51,6 +51,7 @@ def test_the_memory_kept_for_gradients_is_what_a_real_pass_keeps(model: CutieGeo
     assert clip_cost(model, config).kept == pytest.approx(sum(storages.values()), rel=0.02)
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_less(model: CutieGeo) -> None:
     plain, recomputed = (
         clip_cost(model, replace(CONFIG, unroll=UnrollConfig(checkpointing=on))).kept for on in (False, True)
@@ -76,6 +77,7 @@ def test_sections_name_where_the_rate_changes() -> None:
     assert [step for step, _ in sections(falling)] == [0, 10, 25, 50, 75, 99]
 
 
+@pytest.mark.slow
 def test_arithmetic_is_counted_with_the_way_back(model: CutieGeo) -> None:
     labels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     images = torch.zeros(1, 3, 3, 64, 64, dtype=torch.uint8)
