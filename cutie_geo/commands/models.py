@@ -69,10 +69,13 @@ def encode_threads(args: argparse.Namespace, models: Sequence[VideoModel], optio
     on_cpu = all(model.device.type == "cpu" for model in models)
     wanted, threads = args.encode_threads, torch.get_num_threads()
     if wanted is not None:
-        require(on_cpu or not wanted, f"--encode-threads: got {wanted} with a model on a GPU, wanted a CPU")
         require(
             0 <= wanted < threads, f"--encode-threads: got {wanted}, wanted 0 to {threads - 1} of {threads} threads"
         )
+        require(on_cpu or not wanted, f"--encode-threads: got {wanted} with a model on a GPU, wanted a CPU")
+        require(not (args.compile and wanted), f"--encode-threads: got {wanted} with --compile, wanted one of them")
+        shared = (options.view_workers or 1) > 1
+        require(not (shared and wanted), f"--encode-threads: got {wanted} with --ms-workers, wanted one of them")
         return wanted
     if not on_cpu or len(models) > 1 or isinstance(models[0], Sam2Model) or options.is_ensemble or args.compile:
         return 0

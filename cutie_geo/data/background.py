@@ -19,7 +19,8 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 CLOSE_PATIENCE = 1.0
-"""Seconds that a closed `read_ahead` waits for its thread; a source stuck in a read must not hang the caller."""
+"""Seconds that a closed `read_ahead` waits for its thread, unless it is told otherwise; a source stuck in a read must
+not hang the caller."""
 
 
 # ---------------------------------------------------------------------------------------------------------- files
@@ -57,19 +58,20 @@ def _discard(part: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- reading
-def read_ahead(iterable: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
+def read_ahead(iterable: Iterable[T], depth: int = 4, patience: float = CLOSE_PATIENCE) -> Generator[T, None, None]:
     """The items of `iterable`, at most `depth` of them fetched before they are asked for, by one daemon thread.
 
     Its error is raised here, after the items that came before it. The thread starts at the first `next`; when this
-    generator is closed or dropped the thread stops after the item at hand, and closes the iterator if that has `close`.
+    generator is closed or dropped the thread stops after the item at hand, and closes the iterator if that has `close`;
+    for that it is waited for, `patience` seconds at most.
     Raises ValueError at once if `depth` is not positive.
     """
     if depth < 1:
         raise ValueError(f"read_ahead: got depth={depth}, wanted 1 or more")
-    return _read_ahead(iterable, depth)
+    return _read_ahead(iterable, depth, patience)
 
 
-def _read_ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
+def _read_ahead(iterable: Iterable[T], depth: int, patience: float) -> Generator[T, None, None]:
     """The generator behind `read_ahead`, apart from it so that a wrong depth is an error at the call."""
     out: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
     room = threading.Semaphore(depth)
@@ -86,7 +88,7 @@ def _read_ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
     finally:
         stop.set()
         room.release()
-        thread.join(CLOSE_PATIENCE)
+        thread.join(patience)
     if item is not None:
         raise item
 

@@ -3,8 +3,9 @@
 import errno
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,11 +92,9 @@ def segment_record(
         save = _Saver(results, record, options, film)
         bar = progress(source.frames, record.name, "frame", line, leave)
         frames = _visible(_merged(frames, options.single_object), record, options)
-        with ExitStack() as precisions:
-            # around all frames, so that weights are converted to half precision once and not for each of them
-            for model in models:
-                precisions.enter_context(model.autocast())
-            done = _segment(method, frames, options, save, bar, prompter)
+        # around all frames, so that weights are converted to half precision once and not for each of them
+        with _precisions(models):
+            done = _segment(method, frames, options, save, bar, prompter, partial(_precisions, models))
         _require_all(record, done)
     seconds = time.perf_counter() - started
     return {
@@ -115,6 +114,15 @@ def segment_record(
     }
 
 
+@contextmanager
+def _precisions(models: Sequence[VideoModel]) -> Iterator[None]:
+    """Each model's own, for what this thread computes."""
+    with ExitStack() as precisions:
+        for model in models:
+            precisions.enter_context(model.autocast())
+        yield
+
+
 def _presence(done: list["_Done"], ids: list[ObjectId]) -> dict[str, list[float | None]]:
     """By object, its presence in each frame that is written; None before it was given."""
     return {str(i): [frame.presence.get(i) for frame in done if frame.saved] for i in ids}
@@ -127,15 +135,18 @@ def _segment(
     save: "_Saver",
     bar: tqdm,
     prompter: Prompter | None,
+    around: Callable[[], AbstractContextManager[None]],
 ) -> list[_Done]:
-    """Segment and save frame by frame. Raises what reading, tracking or writing raises, writing's failures first."""
+    """Segment and save frame by frame; `around` is for a thread that encodes. Raises what reading, tracking or writing
+    raises, writing's failures first."""
     done: list[_Done] = []
     lookahead, depth, threads = options.lookahead, options.save_depth, options.encode_threads
     with ExitStack() as opened:
         opened.enter_context(save)
         if not threads:  # or those that encode ahead read ahead too
             frames = opened.enter_context(closing(read_ahead(frames, max(READ_AHEAD, lookahead))))
-        results = opened.enter_context(closing(segment_frames(method, frames, lookahead, depth, prompter, threads)))
+        results = segment_frames(method, frames, lookahead, depth, prompter, threads, around)
+        opened.enter_context(closing(results))
         opened.enter_context(bar)
         segmented = _UntilFailure(results)
         last = time.perf_counter()

@@ -1,7 +1,7 @@
 """A whole video, from frames to label maps."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -15,6 +15,10 @@ from cutie_geo.ops import bilinear
 from cutie_geo.structures import Frame, GivenMask, ObjectId
 
 T = TypeVar("T")
+
+ENCODE_PATIENCE = 60.0
+"""Seconds to wait for frames that are being encoded when nobody wants them any more: a process that ends under a
+thread that computes is aborted."""
 
 
 @runtime_checkable
@@ -126,19 +130,22 @@ def segment_frames(
     with_depth: bool = False,
     prompter: PromptMasks | None = None,
     encode_threads: int = 0,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Generator[Segmented, None, None]:
     """Segment frames as they come; each is forgotten as soon as the next is asked for.
 
     lookahead: how many frames are read and encoded as one batch before the first of them is segmented; 1 for a camera.
     with_depth: give each frame's depth too. prompter: what turns frames' prompts into masks; ValueError for a frame
     with prompts without it. encode_threads: so many of torch's threads read and encode the next batch while this one is
-    segmented by the others, on a CPU; 0: one after the other. Close the generator to end them.
+    segmented by the others, on a CPU, inside of `around()`; 0: one after the other. Close the generator to end them,
+    which closes `frames` too.
     """
     require(lookahead >= 1, f"lookahead: got {lookahead}, wanted 1 or more")
     encoded = _encoded(tracker, frames, lookahead, with_depth)
     with _threads_left(encode_threads):
         if encode_threads:
-            encoded = read_ahead(_with_threads(encoded, encode_threads), 1)
+            aside = _aside(encoded, frames, encode_threads, around)
+            encoded = read_ahead(aside, lookahead, ENCODE_PATIENCE)  # all of a batch, for the next to be begun
         with closing(encoded):
             for frame, features in encoded:
                 if frame.prompts:
@@ -192,10 +199,18 @@ def _encoded(
         yield from ((frame, ahead.get(i)) for i, frame in enumerate(batch))
 
 
-def _with_threads(items: Iterable[T], count: int) -> Iterator[T]:
-    """The same items, made by the thread that asks for them and `count` of torch's threads."""
-    torch.set_num_threads(count)
-    yield from items
+def _aside(
+    items: Iterable[T], frames: Iterable[Frame], threads: int, around: Callable[[], AbstractContextManager[Any]]
+) -> Iterator[T]:
+    """`items`, made of `frames` by the thread that asks for them and so many of torch's, who leave nothing open."""
+    torch.set_num_threads(threads)
+    try:
+        with around():
+            yield from items
+    finally:
+        close = getattr(frames, "close", None)
+        if close is not None:
+            close()
 
 
 @contextmanager

@@ -63,10 +63,19 @@ def test_others_encode_in_turn(run, monkeypatch: pytest.MonkeyPatch):
     assert run("large") == 0
 
 
-@pytest.mark.parametrize("count", [-1, 4])
-def test_threads_that_are_not_there_are_refused(count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--encode-threads", -1], "--encode-threads: got -1, wanted 0 to 3 of 4 threads"),
+        (["--encode-threads", 4], "--encode-threads: got 4, wanted 0 to 3 of 4 threads"),
+        (["--encode-threads", 2, "--flip", "--ms-workers", 2], "got 2 with --ms-workers, wanted one of them"),
+    ],
+)
+def test_threads_that_are_not_there_are_refused(
+    argv: list[object], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     video, mask = write_frames(tmp_path / "bear", 2), write_mask(tmp_path / "first.png")
     words = ["--video", video, "--mask", mask, "--output", tmp_path / "out", *tiny_options(tmp_path)]
-    words += ["--cpu-threads", 4, "--encode-threads", count]
+    words += ["--cpu-threads", 4, *argv]
     assert run_one("infer", [str(word) for word in words]) == 2
-    assert f"--encode-threads: got {count}, wanted 0 to 3 of 4 threads" in capsys.readouterr().err
+    assert told in capsys.readouterr().err

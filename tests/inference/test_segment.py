@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -174,6 +175,45 @@ def test_the_next_frame_is_encoded_while_one_is_looked_at_and_closing_ends_it(
     hook.remove()
     assert torch.get_num_threads() == 2
     assert not encoders()
+
+
+def test_the_next_batch_is_encoded_while_the_first_frame_of_one_is_looked_at(
+    tiny_model: CutieGeo, two_threads: None
+) -> None:
+    encoded = threading.Semaphore(0)
+    hook = tiny_model.encoder.register_forward_hook(lambda *_: encoded.release())
+    with closing(segment_frames(Tracker(tiny_model), video(9), lookahead=3, encode_threads=1)) as results:
+        next(results)
+        assert all(encoded.acquire(timeout=60) for _ in range(2)), "nothing was asked for a second batch"
+    hook.remove()
+
+
+def test_what_reads_and_what_surrounds_the_encoder_ends_in_its_own_thread(
+    tiny_model: CutieGeo, two_threads: None
+) -> None:
+    told: list[tuple[str, str]] = []
+
+    def tell(what: str) -> None:
+        told.append((what, threading.current_thread().name))
+
+    def camera() -> Iterator[Frame]:
+        try:
+            yield from video(9)
+        finally:
+            tell("camera off")
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        tell("in")
+        try:
+            yield
+        finally:
+            tell("out")
+
+    results = segment_frames(Tracker(tiny_model), camera(), encode_threads=1, around=around)
+    next(results)
+    results.close()
+    assert told == [("in", "read-ahead"), ("out", "read-ahead"), ("camera off", "read-ahead")]
 
 
 def test_a_frame_that_fails_ahead_spoils_none_of_those_before_it(tiny_model: CutieGeo, two_threads: None) -> None:

@@ -37,9 +37,10 @@ BEND = 0.03
 SHADOW = 0.5
 """Chance that one casts a shadow, which is no part of the object: training clips without would teach that what moves
 along with a thing belongs to it."""
-DARKNESS, LENGTH, LEAN, SOFTNESS = (0.25, 0.7), (-0.6, 0.6), 0.6, (0.01, 0.08)
+DARKNESS, LENGTH, LEAN, SOFTNESS = (0.25, 0.7), (-0.6, 0.6), 0.6, (0.005, 0.035)
 """Of a shadow: the share of the light that is gone; its height as a share of the picture's, below zero if it falls
-towards the camera; standard deviation of how far it leans for each pixel of that; its blur, too, as such a share."""
+towards the camera; standard deviation of how far it leans for each pixel of that; its blur as a share of the picture's
+longer side, a third of `MARGIN` at most, where a blur has come to its end."""
 MARGIN = 0.1
 """Empty room around a cut-out, as a share of its sides, for it to bend into."""
 
@@ -201,7 +202,7 @@ class Shadow(NamedTuple):
 
     def of(self, layer: Layer) -> Layer:
         """Its share of the light, as a layer of the size of that which casts it."""
-        sigma = max(self.softness * layer.shape[0], 0.1)
+        sigma = max(self.softness * max(layer.shape[:2]) / (1 + 2 * MARGIN), 0.1)
         dark = np.zeros_like(layer)
         dark[..., 3] = cv2.GaussianBlur(layer[..., 3], (0, 0), sigma) * self.darkness
         return dark
