@@ -55,6 +55,14 @@ def test_a_frame_is_segmented_before_the_next_is_asked_for(tiny_model: CutieGeo)
         assert asked == list(range(t + 1))
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 # --------------------------------------------------------------------------------------------------------- lookahead
 @pytest.fixture(scope="module")
 def geo_model() -> CutieGeo:
@@ -93,22 +101,28 @@ def test_frames_of_one_batch_go_through_the_encoder_at_once_and_those_before_the
     assert batches == [2, 4, 2]
 
 
+@pytest.mark.parametrize(("lookahead", "encode_threads"), [(6, 0), (1, 1), (6, 1)])
 @pytest.mark.parametrize("bad", [torch.full((3, *SIZE), torch.nan), torch.rand(3, 32, 32), torch.rand(3, *SIZE) + 5])
-def test_a_bad_frame_in_a_batch_spoils_none_of_those_before_it(tiny_model: CutieGeo, bad: torch.Tensor) -> None:
+def test_a_bad_frame_spoils_none_of_those_encoded_before_it(
+    tiny_model: CutieGeo, two_threads: None, bad: torch.Tensor, lookahead: int, encode_threads: int
+) -> None:
     frames = video(6)
     frames[4] = frames[4]._replace(image=bad)
-    results = segment_frames(Tracker(tiny_model), frames, lookahead=6)
+    results = segment_frames(Tracker(tiny_model), frames, lookahead, encode_threads=encode_threads)
     assert [next(results).frame.name for _ in range(4)] == ["0", "1", "2", "3"]
     with pytest.raises(ValueError, match="image: got"):
         next(results)
 
 
-def test_frames_read_before_a_reading_error_are_segmented_before_it_is_raised(tiny_model: CutieGeo) -> None:
+@pytest.mark.parametrize(("lookahead", "encode_threads"), [(4, 0), (1, 1), (4, 1)])
+def test_frames_read_before_a_reading_error_are_segmented_before_it_is_raised(
+    tiny_model: CutieGeo, two_threads: None, lookahead: int, encode_threads: int
+) -> None:
     def torn() -> Iterator[Frame]:
         yield from video(5)
         raise OSError("the disk is gone")
 
-    results = segment_frames(Tracker(tiny_model), torn(), lookahead=4)
+    results = segment_frames(Tracker(tiny_model), torn(), lookahead, encode_threads=encode_threads)
     assert [next(results).frame.name for _ in range(5)] == ["0", "1", "2", "3", "4"]
     with pytest.raises(OSError, match="the disk is gone"):
         next(results)
@@ -131,14 +145,6 @@ def test_lookahead_below_one_is_refused(tiny_model: CutieGeo) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- encoding ahead
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def encoders() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
 
@@ -214,23 +220,6 @@ def test_what_reads_and_what_surrounds_the_encoder_ends_in_its_own_thread(
     next(results)
     results.close()
     assert told == [("in", "read-ahead"), ("out", "read-ahead"), ("camera off", "read-ahead")]
-
-
-def test_a_frame_that_fails_ahead_spoils_none_of_those_before_it(tiny_model: CutieGeo, two_threads: None) -> None:
-    def torn() -> Iterator[Frame]:
-        yield from video(5)
-        raise OSError("the disk is gone")
-
-    results = segment_frames(Tracker(tiny_model), torn(), encode_threads=1)
-    assert [next(results).frame.name for _ in range(5)] == ["0", "1", "2", "3", "4"]
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(results)
-    frames = video(6)
-    frames[4] = frames[4]._replace(image=torch.rand(3, 32, 32))
-    results = segment_frames(Tracker(tiny_model), frames, encode_threads=1)
-    assert [next(results).frame.name for _ in range(4)] == ["0", "1", "2", "3"]
-    with pytest.raises(ValueError, match="image: got"):
-        next(results)
 
 
 @pytest.mark.parametrize("threads", [-1, 2])
