@@ -8,45 +8,30 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib import import_module
 from types import ModuleType
 from typing import Any, NoReturn
 
-from cutie_geo.commands import (
-    ablate,
-    bench,
-    convert,
-    curves,
-    doctor,
-    download,
-    evaluate,
-    export,
-    fuse,
-    infer,
-    prompt,
-    refine,
-    segment,
-    submit,
-    train,
-)
-from cutie_geo.inference.run import reason
+from cutie_geo.errors import reason
 
-COMMANDS: dict[str, ModuleType] = {
-    "infer": infer,
-    "fuse": fuse,
-    "prompt": prompt,
-    "refine": refine,
-    "segment": segment,
-    "train": train,
-    "evaluate": evaluate,
-    "bench": bench,
-    "download": download,
-    "doctor": doctor,
-    "convert": convert,
-    "submit": submit,
-    "export": export,
-    "curves": curves,
-    "ablate": ablate,
-}
+COMMANDS = (
+    "infer",
+    "fuse",
+    "prompt",
+    "refine",
+    "segment",
+    "train",
+    "evaluate",
+    "bench",
+    "download",
+    "doctor",
+    "convert",
+    "submit",
+    "export",
+    "curves",
+    "ablate",
+)
+"""Modules of `cutie_geo.commands`, each imported when it is asked for."""
 PROGRAM = "cutie-geo"
 
 FAILED = 2
@@ -81,16 +66,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_one(argv[0], argv[1:], f"{PROGRAM} {argv[0]}")
     parser = Parser(prog=PROGRAM, description="Video object segmentation with long-term memory.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, command in COMMANDS.items():
-        commands.add_parser(name, help=command.HELP)
+    for name in COMMANDS:
+        commands.add_parser(name, help=_command(name).HELP)
     parser.parse_args(argv)
     raise AssertionError("known commands are run above")
+
+
+def _command(name: str) -> ModuleType:
+    return import_module(f"cutie_geo.commands.{name}")
 
 
 def run_one(name: str, argv: Sequence[str] | None = None, program: str | None = None) -> int:
     """One command as a program of its own, which is what `infer.py` calls; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    command = COMMANDS[name]
+    command = _command(name)
     parser = Parser(prog=program, description=command.HELP)
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(argv)

@@ -3,6 +3,8 @@
 import ast
 import doctest
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -16,7 +18,7 @@ NAME = PACKAGE.name
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"config", "structures"},
-    {"ops", "progress"},
+    {"ops", "progress", "processes", "errors"},
     {"model", "data", "memory"},
     {"inference", "training", "evaluation", "baselines"},
     {"commands"},
@@ -194,3 +196,29 @@ def test_the_examples_in_docstrings_are_true(name: str, monkeypatch: pytest.Monk
 def test_every_name_that_the_package_offers_is_there() -> None:
     assert sorted(cutie_geo.__all__) == cutie_geo.__all__
     assert [name for name in cutie_geo.__all__ if not hasattr(cutie_geo, name)] == []
+    assert set(cutie_geo.__all__) <= set(dir(cutie_geo))
+    with pytest.raises(AttributeError, match="module 'cutie_geo' has no attribute 'Trackers'"):
+        _ = cutie_geo.Trackers  # type: ignore[attr-defined]
+
+
+def test_type_checkers_and_programs_find_the_same_under_a_name() -> None:
+    guard = next(node for node in parsed(PACKAGE / "__init__.py").body if isinstance(node, ast.If))
+    imports = [node for node in guard.body if isinstance(node, ast.ImportFrom)]
+    shown = {alias.name: node.module for node in imports for alias in node.names}
+    assert shown == {name: f"{NAME}.{home}" for name, home in cutie_geo._HOMES.items()}
+    assert sorted(shown) == cutie_geo.__all__
+
+
+@pytest.mark.parametrize(
+    ("program", "loads_networks"),
+    [
+        ("import cutie_geo.evaluation.scoring", False),
+        ("import cutie_geo.commands.evaluate", False),
+        ("import cutie_geo; cutie_geo.example_frames", False),
+        ("import cutie_geo; cutie_geo.Tracker", True),
+        ("import cutie_geo; cutie_geo.data.masks.read_probs; cutie_geo.inference.tracker.Tracker", True),
+    ],
+)
+def test_networks_are_loaded_only_where_they_are_used(program: str, loads_networks: bool) -> None:
+    program = f"{program}\nimport sys\nsys.exit('cutie_geo.model.network' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == loads_networks

@@ -20,10 +20,10 @@ from cutie_geo.commands.training_run import tracker_names
 from cutie_geo.config import require
 from cutie_geo.config.ablation import AblationConfig, AblationRow, read_ablation
 from cutie_geo.data.index import VideoRecord, dataset, dataset_names
+from cutie_geo.errors import reason
 from cutie_geo.evaluation.compare import MEASURES, read_report
 from cutie_geo.evaluation.protocols import PROTOCOLS
 from cutie_geo.evaluation.semantic.report import MAIN
-from cutie_geo.inference.run import reason
 
 log = logging.getLogger(__name__)
 

@@ -32,10 +32,10 @@ from cutie_geo.config import (
     split_overrides,
     to_dict,
 )
+from cutie_geo.data.background import write_json
 from cutie_geo.data.render import SceneConfig, render_frames
 from cutie_geo.inference.ensemble import View, views_of
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
-from cutie_geo.inference.results import write_json
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.load import load_model, resolve_device, resolve_precision
 from cutie_geo.model.network import CutieGeo

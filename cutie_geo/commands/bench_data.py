@@ -17,11 +17,11 @@ import torch
 
 from cutie_geo.commands.models import versions
 from cutie_geo.config import ClipConfig, SourceConfig, TrainConfig, require, train_config
+from cutie_geo.data.background import write_json
 from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, collate, steps_of
 from cutie_geo.data.clips.augment import StillAugment, VideoAugment
 from cutie_geo.data.clips.footage import RenderedFootage, readable
 from cutie_geo.data.clips.merge import paste, to_slots
-from cutie_geo.inference.results import write_json
 
 PLAIN = TrainConfig(
     stage="bench", model="cutie", steps=1000, data=(SourceConfig("rendered"),), batch=4, clips=ClipConfig(length=4)

@@ -9,8 +9,8 @@ import torch
 
 from cutie_geo.commands.models import versions
 from cutie_geo.config import TrainConfig, require, train_config
+from cutie_geo.data.background import write_json
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
-from cutie_geo.inference.results import write_json
 from cutie_geo.model.load import load_model, resolve_device
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.ops import full_precision

@@ -14,6 +14,7 @@ from cutie_geo.commands.evaluate_semantic import (
 )
 from cutie_geo.commands.evaluate_tables import SHOWN, TOLD, print_some, print_table, workers_for
 from cutie_geo.config import require
+from cutie_geo.data.background import write_json
 from cutie_geo.evaluation.compare import MEASURES, compare_reports, read_report
 from cutie_geo.evaluation.folders import listed_names, sequence_names
 from cutie_geo.evaluation.plots import write_plots
@@ -27,7 +28,6 @@ from cutie_geo.evaluation.protocols import (
 )
 from cutie_geo.evaluation.report import MAIN, Report, build_report
 from cutie_geo.evaluation.scoring import SequenceScores, jobs, score_sequences
-from cutie_geo.inference.results import write_json
 from cutie_geo.progress import progress
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cutie_geo.commands.evaluate_tables import SHOWN, print_some, print_table, workers_for
 from cutie_geo.config import require
+from cutie_geo.data.background import write_json
 from cutie_geo.data.semantic import Predictions, SemanticSet, find_predictions, find_vipseg, find_vspw
 from cutie_geo.evaluation.semantic.metrics import WINDOWS
 from cutie_geo.evaluation.semantic.plots import choose_frames, write_bars, write_pictures
 from cutie_geo.evaluation.semantic.report import MAIN, Report, add_base, build_report
 from cutie_geo.evaluation.semantic.scoring import Rules, score_clips, semantic_jobs
-from cutie_geo.inference.results import write_json
 from cutie_geo.progress import progress
 
 SEMANTIC: dict[str, Callable[[Path, Path | None], SemanticSet]] = {"vspw": find_vspw, "vipseg": find_vipseg}

@@ -12,10 +12,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cutie_geo.commands.infer import add_cleaning, cleaning_of
 from cutie_geo.commands.models import versions
 from cutie_geo.config import require
+from cutie_geo.data.background import write_json
+from cutie_geo.errors import reason
 from cutie_geo.inference.fuse import FuseOptions, Fusion, fuse_video, open_runs
 from cutie_geo.inference.model_ensemble import shares_of
-from cutie_geo.inference.results import SUMMARY, Results, write_json
-from cutie_geo.inference.run import reason
+from cutie_geo.inference.results import SUMMARY, Results
 from cutie_geo.progress import progress
 
 log = logging.getLogger(__name__)

@@ -37,6 +37,7 @@ from cutie_geo.config import (
     require,
     split_overrides,
 )
+from cutie_geo.data.background import write_json
 from cutie_geo.data.example import EXAMPLE_CLIP, example_frames, example_masks
 from cutie_geo.data.index import VideoRecord, dataset, dataset_names, discover, mask_files
 from cutie_geo.evaluation.metrics import mean_score, score_folders
@@ -45,7 +46,7 @@ from cutie_geo.inference.ensemble import FEEDBACKS, views_of
 from cutie_geo.inference.methods import VideoModel
 from cutie_geo.inference.model_ensemble import shares_of
 from cutie_geo.inference.options import RunOptions
-from cutie_geo.inference.results import SUMMARY, Report, Results, changes, write_json
+from cutie_geo.inference.results import SUMMARY, Report, Results, changes
 from cutie_geo.inference.run import open_results, run_videos
 from cutie_geo.model.load import is_checkpoint, resolve_device
 from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model, is_sam2

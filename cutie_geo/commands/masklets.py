@@ -29,6 +29,7 @@ from cutie_geo.config import (
     split_overrides,
     to_dict,
 )
+from cutie_geo.data.background import write_json
 from cutie_geo.data.index import VideoRecord, discover, mask_files
 from cutie_geo.data.index.labelled import CLASSES
 from cutie_geo.data.index.layouts import find_home, read_list
@@ -44,7 +45,7 @@ from cutie_geo.inference.refine import (
     refine_videos,
     refuse_other_refinements,
 )
-from cutie_geo.inference.results import SUMMARY, Report, Results, write_json
+from cutie_geo.inference.results import SUMMARY, Report, Results
 from cutie_geo.inference.segmentor import Encode, encode_with, encode_with_sam2
 from cutie_geo.model.frame_features import load_frame_encoder, sam2_source
 from cutie_geo.model.masklet_classifier import FeatureSource

@@ -1,6 +1,7 @@
 """Reading ahead of the main loop, writing behind it, and never leaving half a file."""
 
 import errno
+import json
 import logging
 import os
 import threading
@@ -47,6 +48,17 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _discard(part)
         raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with atomic_write(path) as part:
+        part.write_bytes(content)
 
 
 def _discard(part: Path) -> None:

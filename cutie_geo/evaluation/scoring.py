@@ -1,13 +1,10 @@
 """Scores of whole sequences, one after the other or many at a time in processes; the same numbers either way."""
 
-import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +24,7 @@ from cutie_geo.evaluation.metrics import (
 )
 from cutie_geo.evaluation.mosev2 import contours, smoothed_region
 from cutie_geo.evaluation.protocols import Plan, Settings, plan
+from cutie_geo.processes import clean_processes, uninterrupted
 
 AHEAD = 16
 """Jobs for each process that are given out before their results are asked for: a long one holds nobody up."""
@@ -170,13 +168,14 @@ def in_processes(score: Callable[..., Scores], todo: Sequence[tuple[Any, ...]], 
     if min(workers, len(todo)) <= 1:
         yield from (score(*job) for job in todo)
         return
-    context = _context()
+    context = clean_processes(__name__)
     stop = context.Event()
     pool = ProcessPoolExecutor(min(workers, len(todo)), context, _enter, (stop,))
     waiting: deque[Future[Scores]] = deque()
     try:
         for job in todo:
-            waiting.append(pool.submit(score, *job))
+            with uninterrupted():  # the first of these start the processes
+                waiting.append(pool.submit(score, *job))
             if len(waiting) >= AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -190,21 +189,6 @@ def leave_if_told(sequence: str) -> None:
     """Raises Stopped in a worker whose parent is about to end; to be called after each frame."""
     if _stop is not None and _stop.is_set():
         raise Stopped(f"{sequence}: stopped")
-
-
-def _context() -> BaseContext:
-    """Processes that start clean, of this module only, and fast: forked from one that has imported it."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    resource_tracker.ensure_running()  # first: it unblocks the signal when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C must not reach its imports
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return context
 
 
 def _enter(stop: Any) -> None:

@@ -27,11 +27,11 @@ from cutie_geo.data.index.labelled import CLASSES, VOID
 from cutie_geo.data.index.records import some
 from cutie_geo.data.semantic import SemanticClip, read_semantic, write_semantic
 from cutie_geo.data.video import FrameFolder, VideoFile, open_source, to_tensor
+from cutie_geo.errors import reason
 from cutie_geo.inference.masklets import Finder, Image, Order, Propagator, follow_windows
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import Report, Results, input_digests, refuse_inputs, refuse_others
-from cutie_geo.inference.run import reason
 from cutie_geo.inference.segmentor import Segmentor, WindowFeatures
 from cutie_geo.inference.voting import Labels, Scope, Window
 from cutie_geo.model.segformer import Segformer

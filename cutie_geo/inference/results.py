@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cutie_geo.config import require
-from cutie_geo.data.background import atomic_write
+from cutie_geo.data.background import write_json
 from cutie_geo.data.index import VideoRecord
 from cutie_geo.data.video import IMAGE_SUFFIXES
 from cutie_geo.inference.options import RunOptions
@@ -118,12 +118,6 @@ class Results:
                 shutil.rmtree(self.root / kind / video, ignore_errors=True)
             self.overlay(video).unlink(missing_ok=True)
         self.keep({"video": video, "unfinished": True})
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # --------------------------------------------------------------------------------------------------- what came before

@@ -8,6 +8,7 @@ import torch
 from av.error import FFmpegError
 
 from cutie_geo.data.index import VideoRecord
+from cutie_geo.errors import is_shortage, reason
 from cutie_geo.inference.methods import VideoModel
 from cutie_geo.inference.one_video import segment_record
 from cutie_geo.inference.options import RunOptions
@@ -91,7 +92,7 @@ def _attempt(
         return report
     except Exception as error:
         report = {"video": record.name, "error": reason(error, record.name)}
-        if not (_is_shortage(error) or isinstance(error, (ValueError, OSError, FFmpegError))):
+        if not (is_shortage(error) or isinstance(error, (ValueError, OSError, FFmpegError))):
             log.exception("%s: this looks like a fault of the program", record.name)
     if any(
         model.device.type == "cuda" for model in models
@@ -102,18 +103,3 @@ def _attempt(
     except OSError as error:  # a full disk, perhaps; the report still reaches the caller
         log.debug("%s: %s", results.note(record.name), error)
     return report
-
-
-def reason(error: Exception, name: str) -> str:
-    """Why `name` failed, on one line."""
-    if _is_shortage(error):
-        return f"{name}: out of memory; a smaller --size or --chunk-size 1 needs less"
-    if isinstance(error, OSError):
-        return f"{error.filename or name}: {error.strerror or error}"
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError) else f"{name}: {type(error).__name__}: {text}"
-
-
-def _is_shortage(error: Exception) -> bool:
-    """Whether memory ran out, of a GPU or of the machine."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from cutie_geo.__main__ import main
@@ -123,26 +125,49 @@ def test_what_makes_no_sense_is_said_in_one_line(
     assert complaint in said[0]
 
 
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The scoring processes of a command that runs: the children of its server for them."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if child.ppid() != process.pid]
+
+
+def is_about_to_start_workers(process: subprocess.Popen[str]) -> bool:
+    return len(psutil.Process(process.pid).children()) == 2  # resource tracker and server, which is still importing
+
+
+def has_busy_workers(process: subprocess.Popen[str]) -> bool:
+    return sum(worker.cpu_times().user for worker in workers_of(process)) > 2
+
+
 @pytest.mark.slow
-def test_an_interruption_ends_it_at_once_and_writes_nothing(roots: list[str], tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for root in ("truth", "masks"):
-        for name in ("fine", "shifted"):
-            for t in range(150):
-                labels = rng.integers(0, 40, (600, 800)).astype(np.int32)
-                labels[0, :40] = np.arange(40)
-                write_labels(tmp_path / root / name / f"{t:05d}.png", labels)
+@pytest.mark.parametrize("moment", [is_about_to_start_workers, has_busy_workers])
+def test_an_interruption_ends_it_at_once_and_writes_nothing(
+    moment: Callable[[subprocess.Popen[str]], bool], tmp_path: Path
+) -> None:
+    labels = np.random.default_rng(0).integers(0, 40, (600, 800)).astype(np.int32)
+    labels[0, :40] = np.arange(40)
+    write_labels(tmp_path / "frame.png", labels)
+    for folder in ("truth/one", "truth/two", "masks/one", "masks/two"):
+        (tmp_path / folder).mkdir(parents=True)
+        for t in range(150):
+            (tmp_path / folder / f"{t:05d}.png").hardlink_to(tmp_path / "frame.png")
+    roots = ["--gt", str(tmp_path / "truth"), "--pred", str(tmp_path / "masks")]
     file = tmp_path / "r.json"
     command = [sys.executable, "-m", "cutie_geo", "evaluate", *roots, "--workers", "2", "--json", str(file)]
     where = Path(__file__).parents[2]
     process = subprocess.Popen(command, cwd=where, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(20)  # the workers are at it for certain
+    while process.poll() is None and not moment(process):
+        time.sleep(0.02)
     assert process.poll() is None
+    workers = workers_of(process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     started = time.perf_counter()
-    _, said = process.communicate(timeout=30)
-    assert time.perf_counter() - started < 10
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said
     assert not file.exists()
+    assert not any(worker.is_running() for worker in workers)
+    if moment is has_busy_workers:
+        assert len(workers) == 2
+        assert time.perf_counter() - started < 15  # one that goes on to the end of its sequence takes minutes

@@ -5,10 +5,8 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
-from multiprocessing.context import BaseContext
 
 import cv2
 import numpy as np
@@ -19,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from cutie_geo.config import require
 from cutie_geo.data.clips.dataset import Clip, ClipDataset
+from cutie_geo.processes import clean_processes, uninterrupted
 from cutie_geo.structures import ClipBatch, ClipKey
 
 NICE = 10
@@ -97,7 +96,7 @@ def _loader(dataset: ClipDataset, shares: Iterator[list[ClipKey]], workers: int,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        multiprocessing_context=_context() if workers else None,
+        multiprocessing_context=clean_processes(__name__) if workers else None,
         worker_init_fn=_prepare_worker if workers else None,
         generator=torch.Generator(),  # else the loader draws from the caller's
     )
@@ -105,7 +104,7 @@ def _loader(dataset: ClipDataset, shares: Iterator[list[ClipKey]], workers: int,
 
 def _steps(loader: DataLoader, accumulate: int) -> Iterator[list[ClipBatch]]:
     """Parts gathered into steps. Workers start at the first of them, and end with this generator."""
-    with _sigint_blocked():
+    with uninterrupted():
         batches = iter(loader)
     try:
         while step := list(islice(batches, accumulate)):
@@ -136,35 +135,6 @@ def _distances(clips: list[Clip]) -> Float[Tensor, "B T H W"] | None:
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
-def _context() -> BaseContext:
-    """How workers start: as children of a small server process that has this module loaded, where the system has that.
-
-    Plain fork copies a parent with threads and CUDA in it, which may hang or break the child; spawn is as safe as the
-    server, but imports torch anew for each worker.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Processes that start within the block don't see Ctrl-C, not even before their first line runs.
-
-    A terminal sends it to all of them; the parent alone is to answer, and to end them.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _prepare_worker(_: int) -> None:
     """One thread a worker, since there are many, and the last to get a core: where the CPU trains too, a worker that
     takes one of its cores away makes all the others wait. Ctrl-C is the parent's, and with the parent's end theirs

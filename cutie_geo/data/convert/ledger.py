@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutie_geo.data.background import atomic_write
+from cutie_geo.data.background import write_json
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +80,3 @@ def clear(folder: Path, keep: Iterable[str] = ()) -> None:
             file.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    with atomic_write(path) as part:
-        part.write_bytes(content)

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from cutie_geo.data.background import map_ahead
+from cutie_geo.data.background import map_ahead, write_bytes, write_json
 from cutie_geo.data.convert.frames import FrameStore, find_frames, find_videos
-from cutie_geo.data.convert.ledger import Ledger, clear, file_digest, fingerprint, write_bytes, write_json
+from cutie_geo.data.convert.ledger import Ledger, clear, file_digest, fingerprint
 from cutie_geo.data.convert.polygons import Polygon, fill_polygons, parse_polygons, shrink_labels
 from cutie_geo.data.convert.records import Node, is_plain_name, matches, read_json, require_new
 from cutie_geo.data.masks import MAX_PALETTE_ID, voc_palette, write_labels

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import UInt32
 from PIL import Image
 
-from cutie_geo.data.background import atomic_write, map_ahead
-from cutie_geo.data.convert.ledger import Ledger, clear, fingerprint, write_json
+from cutie_geo.data.background import atomic_write, map_ahead, write_json
+from cutie_geo.data.convert.ledger import Ledger, clear, fingerprint
 from cutie_geo.data.convert.records import Node
 from cutie_geo.data.convert.rle import decode_rle
 from cutie_geo.data.masks import MAX_PALETTE_ID, write_labels
