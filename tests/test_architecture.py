@@ -18,7 +18,7 @@ NAME = PACKAGE.name
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"config", "structures"},
-    {"ops", "progress", "processes", "errors"},
+    {"ops", "progress", "workers", "errors"},
     {"model", "data", "memory"},
     {"inference", "training", "evaluation", "baselines"},
     {"commands"},

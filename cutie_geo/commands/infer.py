@@ -21,6 +21,7 @@ from cutie_geo.commands.models import (
     load_models,
     lookahead,
     of_sam2,
+    refuse_encode_threads,
     settings_of,
     versions,
 )
@@ -251,6 +252,7 @@ def _require_sense(args: argparse.Namespace) -> None:
     several = args.ms is not None or args.flip
     require(args.ensemble_feedback is None or several, "--ensemble-feedback: wanted --ms or --flip with it")
     _require_models(args, several)
+    refuse_encode_threads(args)
     ours = [name for name in args.models if not is_sam2(name)]
     if args.save_depth and not any(is_checkpoint(name) for name in ours):
         overrides = split_overrides(args.overrides)[0]

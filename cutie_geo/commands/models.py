@@ -62,25 +62,29 @@ def lookahead(args: argparse.Namespace, models: Sequence[VideoModel]) -> int:
     return GPU_LOOKAHEAD if any(model.device.type == "cuda" for model in models) else 1
 
 
+def refuse_encode_threads(args: argparse.Namespace) -> None:
+    """Raises ValueError for a number of threads that makes no sense, whatever the models are."""
+    wanted, threads = args.encode_threads, torch.get_num_threads()
+    if wanted is None:
+        return
+    require(0 <= wanted < threads, f"--encode-threads: got {wanted}, wanted 0 to {threads - 1} of {threads} threads")
+    for option, given in (("--compile", args.compile), ("--ms-workers", (args.ms_workers or 1) > 1)):
+        require(not (wanted and given), f"--encode-threads: got {wanted} with {option}, wanted one of them")
+
+
 def encode_threads(args: argparse.Namespace, models: Sequence[VideoModel], options: RunOptions) -> int:
     """Of torch's threads, those that encode ahead: half of them for a small network on a CPU, in whose short operations
     many threads mostly wait for each other; none for others, nor for ensembles, which make large batches. Raises
-    ValueError where the user's number makes no sense."""
+    ValueError for threads that are wanted beside a GPU."""
     on_cpu = all(model.device.type == "cpu" for model in models)
-    wanted, threads = args.encode_threads, torch.get_num_threads()
+    wanted = args.encode_threads
     if wanted is not None:
-        require(
-            0 <= wanted < threads, f"--encode-threads: got {wanted}, wanted 0 to {threads - 1} of {threads} threads"
-        )
         require(on_cpu or not wanted, f"--encode-threads: got {wanted} with a model on a GPU, wanted a CPU")
-        require(not (args.compile and wanted), f"--encode-threads: got {wanted} with --compile, wanted one of them")
-        shared = (options.view_workers or 1) > 1
-        require(not (shared and wanted), f"--encode-threads: got {wanted} with --ms-workers, wanted one of them")
         return wanted
     if not on_cpu or len(models) > 1 or isinstance(models[0], Sam2Model) or options.is_ensemble or args.compile:
         return 0
     small = sum(weight.numel() for weight in models[0].parameters()) < SMALL
-    return threads // 2 if small else 0
+    return torch.get_num_threads() // 2 if small else 0
 
 
 def load_models(args: argparse.Namespace, processes: Processes, example: bool) -> list[VideoModel]:

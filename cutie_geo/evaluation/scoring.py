@@ -24,7 +24,7 @@ from cutie_geo.evaluation.metrics import (
 )
 from cutie_geo.evaluation.mosev2 import contours, smoothed_region
 from cutie_geo.evaluation.protocols import Plan, Settings, plan
-from cutie_geo.processes import clean_processes, uninterrupted
+from cutie_geo.workers import clean_processes, uninterrupted
 
 AHEAD = 16
 """Jobs for each process that are given out before their results are asked for: a long one holds nobody up."""

@@ -69,11 +69,13 @@ def test_others_encode_in_turn(run, monkeypatch: pytest.MonkeyPatch):
         (["--encode-threads", -1], "--encode-threads: got -1, wanted 0 to 3 of 4 threads"),
         (["--encode-threads", 4], "--encode-threads: got 4, wanted 0 to 3 of 4 threads"),
         (["--encode-threads", 2, "--flip", "--ms-workers", 2], "got 2 with --ms-workers, wanted one of them"),
+        (["--encode-threads", 2, "--compile"], "got 2 with --compile, wanted one of them"),
     ],
 )
-def test_threads_that_are_not_there_are_refused(
-    argv: list[object], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_threads_that_are_not_there_are_refused_before_a_model_is_loaded(
+    argv: list[object], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("loaded"))
     video, mask = write_frames(tmp_path / "bear", 2), write_mask(tmp_path / "first.png")
     words = ["--video", video, "--mask", mask, "--output", tmp_path / "out", *tiny_options(tmp_path)]
     words += ["--cpu-threads", 4, *argv]

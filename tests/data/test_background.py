@@ -31,7 +31,7 @@ def in_time(fn, seconds=5.0):
     return value
 
 
-def wait_until(condition, seconds=5.0):
+def wait_until(condition, seconds=30.0):
     """Return when `condition()` holds; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from cutie_geo.config import require
 from cutie_geo.data.clips.dataset import Clip, ClipDataset
-from cutie_geo.processes import clean_processes, uninterrupted
 from cutie_geo.structures import ClipBatch, ClipKey
+from cutie_geo.workers import clean_processes, uninterrupted
 
 NICE = 10
 """By how much workers stand back."""
