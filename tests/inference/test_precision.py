@@ -15,7 +15,7 @@ from cutie_geo.data.video import read_video
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
 
-SIZE = (96, 160)
+SIZE = (64, 112)
 
 
 def small_clip(frames: Path, masks: Path) -> tuple[Tensor, Tensor]:
