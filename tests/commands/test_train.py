@@ -173,6 +173,7 @@ def test_accumulated_parts_make_the_same_step(undisturbed: tuple[list[str], Path
 def test_the_bundled_stage_learns(tmp_path: Path) -> None:
     """A quarter of `tiny_rendered`: masks of new scenes get better, with everything as a user has it."""
     short = ["steps=150", "validation.every=0", "pictures_every=0", "save_every=150", "--tracker", "none"]
+    short += ["--workers", "0"]  # processes that draw stand back, and beside other tests they would never come
     assert run_one("train", ["--stage", "tiny_rendered", "--device", "cpu", "--output", str(tmp_path), *short]) == 0
     folder = tmp_path / "cutie-geo-tiny" / "tiny_rendered"
     losses = [json.loads(line)["loss/mask_dice"] for line in (folder / "log.jsonl").read_text().splitlines()]
