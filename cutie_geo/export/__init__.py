@@ -1,0 +1,1 @@
+"""Finished masks in other programs' formats."""
