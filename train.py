@@ -1,8 +1,12 @@
 """Train a model: `accelerate launch train.py --stage 2 --data-root DATA`. See `python train.py --help`."""
 
-import sys
-
-from cutie_geo.__main__ import run_one
-
 if __name__ == "__main__":
+    from cutie_geo.interrupts import leave_at_once
+
+    leave_at_once()  # before the imports that take seconds
+
+    import sys
+
+    from cutie_geo.__main__ import run_one
+
     sys.exit(run_one("train"))

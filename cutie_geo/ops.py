@@ -1,4 +1,4 @@
-"""Pure tensor functions: sizes, soft aggregation, chunks of objects, and the two ways to read memory."""
+"""Pure tensor functions: resizing, soft aggregation, object chunks, dense and top-k memory reading."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # ----------------------------------------------------------------------------------------------------------- sizes
 class Padding(NamedTuple):
-    """Pixels added around an image."""
+    """Numbers of pixels added around an image."""
 
     top: int
     bottom: int
@@ -24,23 +24,23 @@ class Padding(NamedTuple):
     right: int
 
     def pad(self, x: Tensor) -> Tensor:
-        """`x` (..., H, W) inside a border of zeros."""
+        """Pad `x` (..., H, W) with zeros."""
         return F.pad(x, (self.left, self.right, self.top, self.bottom))
 
     def crop(self, x: Tensor) -> Tensor:
-        """The inverse of `pad`."""
+        """Remove the padding of `x` (..., H, W)."""
         height, width = x.shape[-2:]
         return x[..., self.top : height - self.bottom, self.left : width - self.right]
 
 
 def padding_to(size: tuple[int, int], multiple: int) -> Padding:
-    """The border that brings (H, W) to a multiple; of an odd border the bottom and the right get one pixel more."""
+    """Return the padding of (H, W) to a multiple; bottom and right get the extra pixel of odd padding."""
     high, wide = (-size[0]) % multiple, (-size[1]) % multiple
     return Padding(high // 2, high - high // 2, wide // 2, wide - wide // 2)
 
 
 def internal_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """(H, W) with its shorter side cut to `shorter`; as it is when `shorter` is not positive or not smaller."""
+    """Shrink (H, W) so that the shorter side is `shorter`, if that is positive and smaller."""
     least = min(size)
     if shorter <= 0 or least <= shorter:
         return size
@@ -48,16 +48,16 @@ def internal_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def bilinear(x: Float[Tensor, "B C H W"], size: tuple[int, int], antialias: bool = False) -> Float[Tensor, "B C H2 W2"]:
-    """Bilinear resize between pixel centres."""
+    """Resize bilinearly with aligned pixel centres (`align_corners=False`)."""
     if x.shape[-2:] == size:
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=antialias)
 
 
 def nearest_labels(labels: Int[Tensor, "H W"], size: tuple[int, int]) -> Int[Tensor, "H2 W2"]:
-    """Nearest resize of a label map by pixel centres ("nearest-exact"); ids of any size stay exact."""
+    """Resize a label map by the nearest pixel centre ("nearest-exact"), with exact ids of any size."""
     rows, columns = (
-        # whole numbers: where a centre lies between two pixels, rounding must not decide
+        # integer arithmetic: no rounding where a centre lies between two pixels
         ((2 * torch.arange(new, device=labels.device) + 1) * old) // (2 * new)
         for old, new in zip(labels.shape, size)
     )
@@ -65,12 +65,12 @@ def nearest_labels(labels: Int[Tensor, "H W"], size: tuple[int, int]) -> Int[Ten
 
 
 def upsample(x: Float[Tensor, "B C H W"], factor: int) -> Float[Tensor, "B C H2 W2"]:
-    """Bilinear enlargement by an integer factor."""
+    """Upsample bilinearly by an integer factor."""
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def area(x: Float[Tensor, "*lead H W"], factor: int) -> Float[Tensor, "*lead h w"]:
-    """Means over cells of `factor` x `factor` pixels."""
+    """Average over cells of `factor` x `factor` pixels."""
     if x.ndim <= 4:
         return F.avg_pool2d(x, factor)
     return F.avg_pool2d(x.flatten(0, -4), factor).unflatten(0, x.shape[:-3])
@@ -78,27 +78,35 @@ def area(x: Float[Tensor, "*lead H W"], factor: int) -> Float[Tensor, "*lead h w
 
 # --------------------------------------------------------------------------------------------------------- objects
 def full_precision(x: Tensor) -> torch.autocast:
-    """A context without autocast, for what half precision would spoil."""
+    """Return a context without autocast, for operations that need float32."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def quick_gradients(device: torch.device) -> AbstractContextManager[object]:
-    """A context for attention that is trained. On a CPU the fused kernel is slow backwards: plain products take a
-    quarter off a whole step of training (docs/experiments.md)."""
+    """Return a context with the fastest attention kernel for training.
+
+    On a CPU the fused kernel has a slow backward pass; plain matrix products shorten a training step by a quarter
+    (docs/experiments.md).
+    """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def strongest(x: Float[Tensor, "..."], dim: int = 0) -> Int[Tensor, "..."]:
-    """The channel with the largest value at each position, the first of equals: `argmax`, which on a CPU takes forty
-    times as long over channels that lie far apart in memory."""
+    """Return the argmax over `dim`, the first of equal values.
+
+    On a CPU `torch.argmax` takes forty times as long over channels that lie far apart in memory. Two channels are
+    compared, which takes a tenth of the time of a maximum.
+    """
+    if x.shape[dim] == 2:
+        return (x.select(dim, 1) > x.select(dim, 0)).long()
     return x.max(dim=dim).indices
 
 
 def soft_aggregate(probs: Float[Tensor, "B N *rest"]) -> Float[Tensor, "B N1 *rest"]:
-    """Logits of background and objects from independent object probabilities; their softmax sums to 1.
+    """Return logits of background and objects from independent object probabilities.
 
-    The background's probability is that no object is there. The odds are taken from clamped float32 probabilities,
-    not from logits: weights are trained and evaluated with exactly this rounding near 1.
+    The background probability is the product of the objects' complements. Logits are computed from clamped float32
+    probabilities, as in training: the rounding near 1 must match. Their softmax gives the aggregated probabilities.
     Source: Cutie specification, section 1.6 (STM's soft aggregation).
     """
     with full_precision(probs):
@@ -109,22 +117,28 @@ def soft_aggregate(probs: Float[Tensor, "B N *rest"]) -> Float[Tensor, "B N1 *re
 
 
 def others(masks: Float[Tensor, "B N *rest"]) -> Float[Tensor, "B N *rest"]:
-    """For each object the sum of all other objects' masks, in [0, 1]."""
+    """Return the sum of all other objects' masks for each object, clamped to [0, 1]."""
     return (masks.sum(dim=1, keepdim=True) - masks).clamp(0, 1)
 
 
 def in_object_chunks(fn: Callable[..., tuple[Tensor, ...]], *per_object: Tensor, chunk: int) -> tuple[Tensor, ...]:
-    """`fn(*per_object)`, `chunk` objects at a time along axis 1. Bounds memory; changes values by rounding only."""
+    """Call `fn` on chunks of at most `chunk` objects along axis 1 and concatenate the outputs.
+
+    Bounds memory; changes values by rounding only. `chunk` below 1 means all objects at once.
+    """
     count = per_object[0].shape[1]
     if chunk < 1 or chunk >= count:
         return fn(*per_object)
-    parts = [_chunk(fn, part) for part in zip(*(x.split(chunk, dim=1) for x in per_object))]
+    parts = [fn(*part) for part in zip(*(x.split(chunk, dim=1) for x in per_object))]
     return tuple(_joined(outputs) for outputs in zip(*parts))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """`parts` one after another along the object axis. Feature maps (B, N, C, h, w) keep their channels last in memory:
-    another order would mean other kernels, and other rounding, than without chunks."""
+    """Concatenate `parts` along the object axis.
+
+    Feature maps (B, N, C, h, w) stay channels-last in memory: another layout would select other kernels, with other
+    rounding, than without chunks.
+    """
     if parts[0].ndim < 5:
         return torch.cat(list(parts), dim=1)
     return rearrange(
@@ -132,30 +146,18 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     )
 
 
-LONE_CONVOLUTION = 20480
-"""PyTorch leaves oneDNN for a convolution of one image with at most this many numbers, and rounds differently then."""
-
-
-def _chunk(fn: Callable[..., tuple[Tensor, ...]], part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """`fn(*part)`; a small object that is alone goes in twice, to meet the kernels that it would meet in company."""
-    first = part[0]
-    if first.shape[:2] == (1, 1) and not first.is_cuda and first.numel() <= LONE_CONVOLUTION:
-        return tuple(output[:, :1] for output in fn(*(_joined([x, x]) for x in part)))
-    return fn(*part)
-
-
 def grouped(fn: Callable[[Tensor], Tensor], x: Float[Tensor, "B N C H W"]) -> Float[Tensor, "B N C2 H2 W2"]:
-    """`fn` on every object by itself: the object axis is merged into the batch and taken out again."""
+    """Apply `fn` to every object: merge the object axis into the batch and restore it."""
     return fn(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 def to_tokens(x: Float[Tensor, "*lead C h w"]) -> Float[Tensor, "*lead P C"]:
-    """A feature map as P = h * w rows."""
+    """Flatten a feature map to P = h * w rows."""
     return rearrange(x, "... c h w -> ... (h w) c")
 
 
 def to_map(x: Float[Tensor, "*lead P C"], size: tuple[int, int]) -> Float[Tensor, "*lead C h w"]:
-    """The inverse of `to_tokens`."""
+    """Reshape P = h * w rows to a feature map."""
     return rearrange(x, "... (h w) c -> ... c h w", h=size[0])
 
 
@@ -164,11 +166,11 @@ def to_map(x: Float[Tensor, "*lead P C"], size: tuple[int, int]) -> Float[Tensor
 def sine_positions(
     size: tuple[int, int], channels: int, scale: float, temperature: float, device: torch.device
 ) -> Float[Tensor, "P C"]:
-    """Sines and cosines of where each cell of a (h, w) grid lies, x in the first half of the channels, y in the second.
+    """Return sinusoidal position encodings of a (h, w) grid, x in the first half of the channels, y in the second.
 
-    Source: Cutie specification, section 2; positions run from 0 to `scale`.
+    Source: Cutie specification, section 2; positions range from 0 to `scale`.
     """
-    # the result is shared by all callers, so it must not be an inference tensor, which training couldn't use
+    # all callers share the result, and training cannot use an inference tensor
     with torch.inference_mode(False), torch.no_grad():
         frequency = inverse_frequencies(channels // 2, temperature)
         y, x = _axis_sines(size[0], frequency, scale), _axis_sines(size[1], frequency, scale)
@@ -177,14 +179,14 @@ def sine_positions(
 
 
 def _axis_sines(count: int, frequency: Float[Tensor, "F"], scale: float) -> Float[Tensor, "n C"]:
-    """Sine and cosine of every frequency, in turns, at `count` places from 0 to `scale`."""
+    """Return interleaved sines and cosines of every frequency at `count` positions from 0 to `scale`."""
     position = torch.arange(count, dtype=torch.float32) / (count - 1 + 1e-6) * scale
     angle = position[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 def inverse_frequencies(half: int, temperature: float) -> Float[Tensor, "F"]:
-    """Angular frequencies of `sine_positions` along one axis that has `half` channels."""
+    """Return the angular frequencies of `sine_positions` for one axis with `half` channels."""
     return 1.0 / temperature ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
 
 
@@ -195,9 +197,9 @@ def similarity(
     key: Float[Tensor, "B M CK"],
     shrinkage: Float[Tensor, "B M 1"],
 ) -> Float[Tensor, "B P M"]:
-    """How well memory token m matches query position p: `-s_m sum_c e_pc (k_mc - q_pc)^2 / sqrt(CK)`, at most 0.
+    """Return the similarity of query position p and memory token m, `-s_m sum_c e_pc (k_mc - q_pc)^2 / sqrt(CK)`.
 
-    To be run without autocast: the expanded square cancels badly in half precision.
+    Call it without autocast: the expanded square suffers from cancellation in half precision.
     Source: XMem's anisotropic L2 (Cheng and Schwing, ECCV 2022); Cutie specification, section 4.1.
     """
     asked, stored = similarity_factors(query, selection, key, shrinkage)
@@ -210,8 +212,11 @@ def similarity_factors(
     key: Float[Tensor, "B M CK"],
     shrinkage: Float[Tensor, "B M 1"],
 ) -> tuple[Float[Tensor, "B P F"], Float[Tensor, "B M F"]]:
-    """Two matrices whose product is the similarity: the square is expanded and each of its terms is a share of the
-    inner dimension, so that nothing is done to the large P x M result but to write it once."""
+    """Return two matrices whose product is the similarity.
+
+    The terms of the expanded square are concatenated along the inner dimension, so the large P x M result is written
+    only once.
+    """
     scale = shrinkage / math.sqrt(query.shape[-1])
     weighted = query * selection
     asked = torch.cat([-selection, 2 * weighted, -(weighted * query).sum(-1, keepdim=True)], dim=-1)
@@ -221,12 +226,12 @@ def similarity_factors(
 def read_dense(
     affinity: Float[Tensor, "B P M"], value: Float[Tensor, "B N M CV"]
 ) -> tuple[Float[Tensor, "B N P CV"], Float[Tensor, "B M"]]:
-    """Every token's value weighted by its affinity, and each token's affinity summed over positions."""
+    """Return values weighted by affinity, and the affinity of each token summed over positions."""
     return affinity.unsqueeze(1) @ value, affinity.sum(dim=1)
 
 
 SCORES_AT_ONCE = {"cpu": 2**21, "cuda": 2**28}
-"""Similarities held at a time, by device: on a CPU they stay in its cache between being computed and being ranked."""
+"""Number of similarities computed at a time, by device type; on a CPU they fit its cache."""
 
 
 def top_k_affinity(
@@ -236,10 +241,11 @@ def top_k_affinity(
     shrinkage: Float[Tensor, "B M 1"],
     k: int,
 ) -> tuple[Float[Tensor, "B P K"], Int[Tensor, "B P K"]]:
-    """Each position's `k` most similar tokens, or all if there are fewer: the softmax over their similarities, and
-    which they are. Positions are taken in blocks, so that the P x M similarities are never all there.
+    """Return softmax weights and indices of the `k` most similar tokens of each position.
 
-    Source: Cutie specification, section 4.2; the maximum is subtracted, so no similarity is too low.
+    All tokens are returned if there are fewer than `k`. Positions are processed in blocks, so the P x M similarities
+    are never held at once. The maximum is subtracted before the softmax, so low similarities do not underflow.
+    Source: Cutie specification, section 4.2.
     """
     asked, stored = similarity_factors(query, selection, key, shrinkage)
     tokens = stored.shape[-2]
@@ -254,8 +260,10 @@ def top_k_affinity(
 def read_sparse(
     weight: Float[Tensor, "B P K"], index: Int[Tensor, "B P K"], value: Float[Tensor, "B N M CV"]
 ) -> tuple[Float[Tensor, "B N P CV"], Float[Tensor, "B M"]]:
-    """As `read_dense`, of `top_k_affinity`: only the kept rows are gathered, P * K of them an object, instead of a
-    product with a P x M matrix of zeros."""
+    """Return the same as `read_dense` from the output of `top_k_affinity`.
+
+    Only P * K rows per object are gathered, instead of a product with a sparse P x M matrix.
+    """
     read = [
         torch.stack([F.embedding_bag(i, v, per_sample_weights=w, mode="sum") for v in values])
         for i, w, values in zip(index, weight, value)
@@ -266,8 +274,8 @@ def read_sparse(
 
 
 def _sum_by_index(index: Int[Tensor, "K"], weight: Float[Tensor, "K"], count: int) -> Float[Tensor, "M"]:
-    """Weights summed by index, in an order that is the same on every run."""
+    """Sum weights by index, in a deterministic order."""
     total = weight.new_zeros(count)
-    if weight.is_cuda:  # index_add_ uses atomics there, index_put_ sorts; on the CPU it's the other way round
+    if weight.is_cuda:  # on CUDA index_add_ uses atomics and index_put_ sorts; on a CPU the reverse holds
         return total.index_put_((index,), weight, accumulate=True)
     return total.index_add_(0, index, weight)

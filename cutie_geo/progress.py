@@ -1,20 +1,28 @@
-"""Bars on a terminal; where there is none, such as in a log file, a plain line now and then."""
+"""Progress bars on a terminal, or plain lines at intervals in a log file."""
 
 import sys
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+T = TypeVar("T")
 
 LOG_SECONDS = 30.0
-"""Between two lines about one video in a log."""
+"""Interval between two progress lines in a log, in seconds."""
 LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} {unit}s in {elapsed}, {remaining} left, {rate_fmt}{postfix}"
 
 
 def progress(total: int | None, name: str, unit: str, line: int = 0, leave: bool = True, show: bool = True) -> tqdm:
-    """A bar of `total` units. line: its place on a terminal, counted down from the cursor; leave: it stays when done;
-    show: False for a bar that nobody sees.
+    """Create a progress bar of `total` units.
 
-    A log gets no more than a line each LOG_SECONDS and, if anything was done, one at the end.
+    In a log file it writes at most one line every LOG_SECONDS and, if any unit was done, one at the end.
+
+    Args:
+        line: Lines between the cursor and the bar on a terminal.
+        leave: Keep the bar on the terminal when it is done.
+        show: False creates a hidden bar.
     """
     shape: dict[str, Any] = {"total": total, "desc": name, "unit": unit, "disable": not show}
     if sys.stderr.isatty():
@@ -23,8 +31,17 @@ def progress(total: int | None, name: str, unit: str, line: int = 0, leave: bool
     return tqdm(**shape, **quiet, file=_Lines(sys.stderr), bar_format=LOG_FORMAT, leave=True)
 
 
+def begin_at(bar: tqdm, count: int) -> None:
+    """Show `count` units as done by an earlier call, without counting them for speed and remaining time."""
+    if count == bar.n:
+        return
+    bar.reset()
+    bar.initial = bar.n = bar.last_print_n = count
+    bar.refresh()
+
+
 class _Lines:
-    """Around a text file: a bar's every state becomes a line of its own."""
+    """Text file wrapper that writes every state of a bar as a separate line."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -32,7 +49,7 @@ class _Lines:
         self.last = ""
 
     def write(self, text: str) -> None:
-        """Write one line for what a terminal would show; nothing for cursor movements and repetitions."""
+        """Write the bar's text as one line; skip cursor movements and repetitions."""
         line = text.strip()
         if line and line != self.last:
             self.file.write(line + "\n")
@@ -40,3 +57,15 @@ class _Lines:
 
     def flush(self) -> None:
         self.file.flush()
+
+
+def watched(name: str, unit: str, show: bool = True) -> Callable[[Iterable[T], int], Iterator[T]]:
+    """Return a function that yields items and counts them in a progress bar; log messages appear above the bar."""
+
+    def watch(items: Iterable[T], count: int) -> Iterator[T]:
+        with logging_redirect_tqdm(), progress(count, name, unit, show=show) as bar:
+            for item in items:
+                yield item
+                bar.update()
+
+    return watch

@@ -1,4 +1,4 @@
-"""The nouns: what is passed between the parts, under one legend of letters.
+"""Data structures that the parts exchange, with one legend of dimensions.
 
 B batch   T frames of a clip   N objects (slots)   Q object queries   C, CK, CV channels, of keys, of values
 H W image pixels   h w = H/16, W/16   P = h*w query positions   M memory tokens   K kept tokens
@@ -15,166 +15,181 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 ObjectId = int
-"""A caller's name for an object, from 1 to 2**31 - 1; the value painted into label maps."""
+"""Object id of the caller, from 1 to 2**31 - 1; the value in label maps."""
 
 MAX_OBJECT_ID = 2**31 - 1
 
+VOID = 255
+"""Label of pixels without a known object: excluded from the training loss, background in evaluation."""
+
 
 class FrozenFile(NamedTuple):
-    """The file that a frozen encoder was loaded from: a checkpoint names it instead of holding the same tensors."""
+    """Source file of a frozen encoder; checkpoints store this reference instead of the tensors."""
 
     name: str
     sha256: str
 
 
 class GivenMask(NamedTuple):
-    """What a user says about one frame: which pixels belong to which object."""
+    """Input mask of one frame.
+
+    >>> import cutie_geo, numpy
+    >>> labels = numpy.array([[0, 4], [4, 7]])
+    >>> cutie_geo.GivenMask(labels, ids=(4, 7)).ids
+    (4, 7)
+    """
 
     labels: Int[np.ndarray, "H W"]
-    """Ids, 0 for background."""
+    """Object ids, 0 for background."""
     ids: tuple[ObjectId, ...]
-    """The objects meant; an id without a pixel is an object said to be invisible."""
+    """Ids of the annotated objects; an id without pixels marks an invisible object."""
 
 
 class Prompt(NamedTuple):
-    """Where an object is on a frame, as users point at it: in pixels of the file's frame, x to the right, y down."""
+    """Point and box prompts of one object on a frame, in pixels of the original frame; x to the right, y down."""
 
     points: tuple[tuple[float, float, int], ...] = ()
-    """x, y, and 1 on the object or 0 beside it."""
+    """(x, y, label) triples; label 1 is foreground, 0 background."""
     box: tuple[float, float, float, float] | None = None
-    """Around it: x0, y0, x1, y1."""
+    """Bounding box (x0, y0, x1, y1)."""
 
 
 class Frame(NamedTuple):
-    """One frame of a video as read from disk or from a camera."""
+    """One frame of a video, read from disk or from a camera.
+
+    >>> import cutie_geo, torch
+    >>> frame = cutie_geo.Frame("00000", torch.zeros(3, 48, 64), given=torch.ones(48, 64, dtype=torch.long))
+    >>> tracker = cutie_geo.Tracker(cutie_geo.load_model("cutie-geo-tiny"))
+    >>> [(name, labels.unique().tolist()) for name, labels in cutie_geo.segment_video(tracker, [frame])]
+    [('00000', [1])]
+    """
 
     name: str
-    """Stem of the file to write for it, unique in its video."""
+    """Stem of the output file, unique in the video."""
     image: Float[Tensor, "3 H W"]
-    """RGB in [0, 1], perhaps resized from the file."""
+    """RGB in [0, 1]; may be resized from the file."""
     size: tuple[int, int] | None = None
-    """Height and width of the file's own frame, at which results are written. None: the image's."""
+    """Original height and width, at which results are written. None means the size of `image`."""
     given: GivenMask | Int[Tensor, "H W"] | Int[np.ndarray, "H W"] | None = None
-    """The mask given for this frame, at `image`'s size; of a bare label map all ids count."""
+    """Input mask of this frame, at the size of `image`; a plain label map annotates all ids that it contains."""
     source: UInt8[np.ndarray, "H0 W0 3"] | None = None
-    """The undistorted file's pixels, where a picture is drawn over them."""
+    """Pixels of the original file, for overlays."""
     prompts: Mapping[ObjectId, Prompt] | None = None
-    """What is pointed at on this frame, beside the mask that is given."""
+    """Point and box prompts on this frame, in addition to the input mask."""
 
 
 class FrameFeatures(NamedTuple):
-    """All that the network needs of one frame. Depends on nothing but the frame: it may be computed ahead."""
+    """Features of one frame. They depend on the frame only, so they can be computed in advance."""
 
     image: Float[Tensor, "B 3 H W"]
-    """Padded, not normalised."""
+    """Padded image, not normalised."""
     f16: Float[Tensor, "B C16 h w"]
     f8: Float[Tensor, "B C8 h8 w8"]
     f4: Float[Tensor, "B C4 h4 w4"]
     pixel: Float[Tensor, "B C h w"]
-    """The stride-16 features projected to the width of the mask values."""
+    """Stride-16 features projected to the number of value channels."""
     key: Float[Tensor, "B P CK"]
     shrinkage: Float[Tensor, "B P 1"]
-    """At least 1: how sharply a token of this frame is matched once it is in memory."""
+    """Sharpness of matching to each token of this frame in memory; at least 1."""
     selection: Float[Tensor, "B P CK"]
-    """In [0, 1]: which key channels matter when this frame asks."""
+    """Weights in [0, 1] of the key channels when this frame queries memory."""
     depth: Float[Tensor, "B H1 W1"] | None = None
-    """Relative inverse depth, larger is nearer, at the geometry encoder's own size; None unless it was asked for."""
+    """Relative inverse depth, larger is nearer, at the output size of the geometry encoder; None unless requested."""
 
     def frames(self) -> "list[FrameFeatures]":
-        """One by one, as views."""
+        """Split the batch into single frames, as views."""
         parts = [(None,) * len(self.image) if field is None else field.split(1) for field in self]
         return [FrameFeatures(*fields) for fields in zip(*parts)]
 
     @staticmethod
     def batch(frames: "Sequence[FrameFeatures]") -> "FrameFeatures":
-        """Frames of one size as one batch; depth, of which sizes may differ, is left out."""
+        """Concatenate frames of one size to a batch; depth is dropped, because its sizes may differ."""
         if len(frames) == 1:
             return frames[0]
         return FrameFeatures(*(torch.cat(fields) for fields in zip(*(frame[:-1] for frame in frames))))
 
 
 class ClipKey(NamedTuple):
-    """Which training sample: together with the run's seed it decides every number in it."""
+    """Index of a training sample; with the run's seed it determines the sample completely."""
 
     epoch: int
     index: int
-    """Of the epoch's list of items."""
+    """Index in the epoch's list of items."""
     progress: float
-    """Share of the stage's steps done before it, which decides the largest skip."""
+    """Fraction of the stage's steps done before this sample; determines the largest frame skip."""
 
 
 class ClipBatch(NamedTuple):
-    """Clips to train on."""
+    """Batch of training clips."""
 
     images: UInt8[Tensor, "B T 3 H W"] | Float[Tensor, "B T 3 H W"]
-    """RGB, 0 to 255 in bytes or 0 to 1 in floats."""
+    """RGB, uint8 in [0, 255] or float in [0, 1]."""
     labels: UInt8[Tensor, "B T H W"] | Int[Tensor, "B T H W"]
-    """Slots 1 to n of the objects that the first frame shows; 0 is all else."""
+    """Slots 1 to n of the objects in the first frame; 0 for everything else."""
     num_objects: Int[Tensor, "B"]
-    """n of each clip, at least 1: a clip without any object has an empty one."""
+    """Number n of objects in each clip, at least 1: a clip without objects has one empty object."""
     seeds: Int[Tensor, "B"]
-    """What each clip's random draws in training begin from."""
+    """Random seed of each clip in training."""
     names: tuple[str, ...]
-    """Where each clip came from: enough to find its files."""
+    """Source of each clip, sufficient to locate its files."""
     problems: tuple[str, ...] = ()
-    """Files that could not be read, and were replaced by another draw; each says which and why."""
+    """Messages about unreadable files, which were replaced by another sample."""
     distance: Float[Tensor, "B T H W"] | None = None
-    """From the camera to what each pixel shows, in a unit of its own for each clip; NaN where it isn't known. None if
-    no clip knows any."""
+    """Distance of each pixel from the camera, in an arbitrary unit per clip; NaN where unknown. None if no clip has
+    distances."""
 
 
 class MemoryTokens(NamedTuple):
-    """M memory tokens shared by N objects: a table with one column each, the token axis second to last in every one.
+    """M memory tokens of N objects; the token axis is second to last in every field.
 
-    Tokens are rows, so that reading K of them copies K short rows and not a dense matrix.
+    Tokens are rows, so that reading K of them copies K short rows instead of a dense matrix.
     """
 
     key: Float[Tensor, "B M CK"]
     shrinkage: Float[Tensor, "B M 1"]
     selection: Float[Tensor, "B M CK"]
     use: Float[Tensor, "B M 1"]
-    """Affinity received so far, summed over frames and query positions."""
+    """Accumulated affinity, summed over frames and query positions."""
     life: Float[Tensor, "B M 1"]
-    """Frames that could have read the token."""
+    """Number of frames on which the token could be read."""
     value: Float[Tensor, "B N M CV"]
 
     @property
     def count(self) -> int:
-        """M."""
         return self.key.shape[-2]
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "MemoryTokens":
-        """`fn` of every column."""
+        """Apply `fn` to every field."""
         return MemoryTokens(*(fn(column) for column in self))
 
     def rows(self, start: int, stop: int) -> "MemoryTokens":
-        """Tokens `start` to `stop`, as views."""
+        """Return tokens `start` to `stop`, as views."""
         return self.map(lambda column: column[..., start:stop, :])
 
     def take(self, index: Int[Tensor, "K"]) -> "MemoryTokens":
-        """Tokens `index`, in that order."""
+        """Return the tokens at `index`, in that order."""
         return self.map(lambda column: column.index_select(-2, index))
 
     def objects(self, slots: Int[Tensor, "n"]) -> "MemoryTokens":
-        """The same tokens for the objects `slots` of the N axis."""
+        """Return the same tokens for the objects `slots` of the N axis."""
         return self._replace(value=self.value.index_select(1, slots))
 
 
 class MemoryView(NamedTuple):
-    """What N objects that share tokens remember: all that `CutieGeo.read` needs beside the frame itself."""
+    """Memory of N objects that share tokens: the input of `CutieGeo.read` besides the frame's features."""
 
     key: Float[Tensor, "B M CK"]
     shrinkage: Float[Tensor, "B M 1"]
     value: Float[Tensor, "B N M CV"]
     sensory: Float[Tensor, "B N C h w"]
     summary: Float[Tensor, "B N Q S"]
-    """Object memory: sums of features and, in the last channel, their weights; summed over memory frames."""
+    """Object memory: weighted sums of features over memory frames, with the sum of weights in the last channel."""
     mask: Float[Tensor, "B N H W"]
-    """Each object's probability on the frame before, padded size."""
+    """Object probabilities of the previous frame, at the padded size."""
 
 
 class RecentPast(NamedTuple):
-    """What N objects remember beside tokens; the last three fields of `MemoryView`."""
+    """Memory of N objects without tokens: the last three fields of `MemoryView`."""
 
     sensory: Float[Tensor, "B N C h w"]
     summary: Float[Tensor, "B N Q S"]
@@ -182,26 +197,39 @@ class RecentPast(NamedTuple):
 
 
 class Readout(NamedTuple):
-    """What the memory says about one frame."""
+    """Result of reading memory for one frame."""
 
     features: Float[Tensor, "B N C h w"]
     query_logits: Float[Tensor, "B N L h w"]
-    """The object transformer's own masks: before its first block and after each."""
+    """Mask logits of the object transformer, before its first block and after each block."""
     usage: Float[Tensor, "B M"]
-    """Affinity that each memory token received, summed over query positions; sums to P."""
+    """Affinity of each memory token, summed over query positions; the total is P."""
 
 
 class Decoded(NamedTuple):
-    """One frame's masks."""
+    """Decoded masks of one frame."""
 
     logits: Float[Tensor, "B N1 H W"]
-    """After soft aggregation and upsampling, background first; softmax gives the probabilities."""
+    """Logits after soft aggregation and upsampling, background first; softmax gives the probabilities."""
     sensory: Float[Tensor, "B N C h w"] | None
-    """Updated by this frame; None where no update was asked for."""
+    """Updated sensory memory; None if no update was requested."""
+
+
+class Window(NamedTuple):
+    """Part of a feature map in which an object is decoded, in positions of stride 16; ends are exclusive."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def crop(self, x: Tensor, scale: int = 1) -> Tensor:
+        """Return the part of a map (..., H, W) with `scale` positions per position of stride 16, as a view."""
+        return x[..., self.top * scale : self.bottom * scale, self.left * scale : self.right * scale]
 
 
 class Memorised(NamedTuple):
-    """What one frame with masks leaves in memory."""
+    """Memory entries of one frame with masks."""
 
     value: Float[Tensor, "B N P CV"]
     sensory: Float[Tensor, "B N C h w"]
@@ -210,44 +238,30 @@ class Memorised(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """A tracker's answer for one frame; committing it is another step."""
+    """Prediction of a tracker for one frame, not yet committed to memory."""
 
     probs: Float[Tensor, "N1 H W"]
-    """At the padded size, background first, then `ids` in order."""
+    """Probabilities at the padded size: background, then `ids` in order."""
     ids: tuple[ObjectId, ...]
     sensory: Float[Tensor, "1 N C h w"] | None = None
-    """The decoder's update of sensory memory, where this frame is due for one."""
+    """Sensory memory updated by the decoder, if an update is due on this frame."""
     usage: tuple[Float[Tensor, "1 _"], ...] = ()
-    """Of each group of objects that share tokens, in memory's order."""
+    """Token usage of each object group that shares tokens, in the order of the memory."""
     given: bool = False
-    """A mask was given for this frame, so it goes to memory."""
+    """True if this frame has an input mask and is therefore added to memory."""
 
 
 StateDict = dict[str, Any]
-"""Tensors, numbers, strings, lists and dictionaries of these: loads without executing pickles."""
+"""Dictionary of tensors, numbers, strings, lists and dictionaries, which loads without executing pickles."""
 
 
 def as_labels(mask: np.ndarray | Tensor) -> Tensor:
-    """A label map as int64. Raises ValueError if it isn't (H, W) of whole numbers."""
+    """Return a label map as an int64 tensor.
+
+    Raises:
+        ValueError: If it is not an integer array of shape (H, W).
+    """
     labels = torch.as_tensor(mask)
     if labels.ndim != 2 or labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"label map: got {tuple(labels.shape)} of {labels.dtype}, wanted (H, W) of integers")
+        raise ValueError(f"label map: got {tuple(labels.shape)} of {labels.dtype}, expected (H, W) of integers")
     return labels.long()
-
-
-class MaskletTable(NamedTuple):
-    """Masklets to learn classes from, one in each row."""
-
-    features: Float[Tensor, "K C"]
-    """Mean feature of what a masklet covers."""
-    votes: Int[Tensor, "K classes"]
-    """True pixels of each class inside it, one at least in each row."""
-
-    def labels(self) -> Int[Tensor, "K"]:
-        """The class that most of each masklet's true pixels have, the smallest of equals."""
-        return self.votes.argmax(dim=1)
-
-    @classmethod
-    def joined(cls, tables: Sequence["MaskletTable"]) -> "MaskletTable":
-        """Rows of several, of which there must be one, in order."""
-        return cls(*(torch.cat(column) for column in zip(*tables)))

@@ -1,87 +1,97 @@
-"""What a tracker remembers of a video."""
+"""Configuration of a tracker: memory and internal size."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
 
 from cutie_geo.config.loading import require
-
-
-@dataclass(frozen=True)
-class LongTermConfig:
-    """Long-term memory: when working memory is consolidated, and how many tokens are kept."""
-
-    max_mem_frames: int = 10
-    """Working memory is consolidated when it holds this many frames, the pinned one counted."""
-    min_mem_frames: int = 5
-    """Frames left in working memory by a consolidation, the pinned one counted."""
-    num_prototypes: int = 128
-    """Tokens that one consolidation adds."""
-    max_num_tokens: int = 10000
-    """Tokens that long-term memory never exceeds, for each group of objects that share tokens."""
-    buffer_tokens: int = 2000
-    """Tokens freed beyond the need when the least used ones are dropped."""
-    count_usage: bool = True
-    """Rank long-term tokens by usage; otherwise the oldest are dropped first."""
-
-    def __post_init__(self) -> None:
-        # with one frame left, the frame just written, which nothing has read yet, would be ranked by a usage of zero
-        require(self.min_mem_frames >= 2, f"long_term.min_mem_frames: got {self.min_mem_frames}, wanted at least 2")
-        require(
-            self.max_mem_frames > self.min_mem_frames,
-            f"long_term.max_mem_frames: got {self.max_mem_frames}, "
-            f"wanted more than min_mem_frames={self.min_mem_frames}",
-        )
-        require(
-            self.num_prototypes > 0, f"long_term.num_prototypes: got {self.num_prototypes}, wanted a positive number"
-        )
-        require(self.buffer_tokens >= 0, f"long_term.buffer_tokens: got {self.buffer_tokens}, wanted 0 or more")
-        require(
-            self.max_num_tokens >= self.num_prototypes + self.buffer_tokens,
-            f"long_term.max_num_tokens: got {self.max_num_tokens}, wanted at least num_prototypes + buffer_tokens = "
-            f"{self.num_prototypes + self.buffer_tokens}",
-        )
-
+from cutie_geo.config.memory import LongTermConfig
+from cutie_geo.config.model import ModelConfig
 
 MEM_EVERY = 5
-"""Cutie's own `mem_every`."""
+"""Default of `mem_every`, from Cutie."""
 TOP_K = 30
-"""Cutie's own `top_k`."""
+"""Default of `top_k`, from Cutie."""
+MIN_INTERNAL_SIZE = 16
+"""Stride of memory tokens, in pixels: a smaller frame has less than one token."""
 
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """What one video's tracker remembers, and how it reads it. Source: spec of Cutie's inference options."""
+    """Configuration of a tracker, with Cutie's names and defaults.
+
+    None means the model's default, the field of the same name in `ModelConfig`.
+
+    >>> from cutie_geo import TrackerConfig
+    >>> TrackerConfig(mem_every=3, use_long_term=True).long_term.num_prototypes
+    128
+    """
 
     mem_every: int | None = None
-    """A frame enters memory every this many frames. None: the model's own number, `memory_interval`, or else 5."""
+    """Number of frames from one memory frame to the next. None: the model's, or 5."""
     stagger_updates: int = 5
-    """The decoder updates sensory memory on this many of the frames between two memory frames."""
+    """Number of frames between two memory frames on which the decoder updates sensory memory."""
     max_mem_frames: int = 5
-    """Frames in working memory without long-term memory, the pinned one counted."""
+    """Number of frames in working memory without long-term memory, including one frame of permanent memory."""
     top_k: int | None = None
-    """Memory tokens that each query position reads. None: the model's own number, `tokens_read`, or else 30."""
+    """Number of memory tokens that each query position reads. None: the model's, or 30."""
+    full_frame_every: int | None = None
+    """Number of frames from one on which every object is decoded in the whole frame to the next; on the others it is
+    decoded around its last and its coarse mask, which saves time. With several objects, masks are encoded around each
+    object, too. 1 always processes whole frames, as Cutie does. Several views that are processed as one batch are
+    always decoded as a whole. None: the model's, or 1."""
     chunk_size: int = -1
-    """Objects that go through the network together; -1 for all. Bounds memory; changes values by rounding only, about
-    1e-6 in float32."""
+    """Number of objects that the network processes at once; -1 for all. Bounds memory; changes values by rounding only,
+    about 1e-6 in float32."""
     max_internal_size: int | None = None
-    """Frames whose shorter side is longer than this are shrunk to it for the network, as Cutie does, without smoothing;
-    -1 for never. None: to the model's own `frame_size`, if it has one, smoothed first as files are."""
+    """Shorter side, in pixels, to which larger frames are resized for the network; -1 disables resizing. None: the
+    model's, or -1."""
+    antialias: bool = False
+    """Resize to `max_internal_size` with antialiasing. False in Cutie; always True for the model's own size."""
     use_long_term: bool = False
+    """Consolidate old frames into long-term memory, as Cutie does for long videos."""
     long_term: LongTermConfig = field(default_factory=LongTermConfig)
+    """Limits of long-term memory. Cutie's mean the model's, if it has some."""
 
-    def for_model(self, memory_interval: int | None, tokens_read: int | None) -> "TrackerConfig":
-        """The same with what was left to the model filled in; None where it has nothing to say."""
-        every, tokens = self.mem_every or memory_interval or MEM_EVERY, self.top_k or tokens_read or TOP_K
-        return replace(self, mem_every=every, top_k=tokens)
-
-    def at_given_size(self) -> "TrackerConfig":
-        """The same where frames come at the size that is wanted: the model's own no longer counts."""
-        return self if self.max_internal_size is not None else replace(self, max_internal_size=-1)
+    def for_model(self, model: ModelConfig) -> "TrackerConfig":
+        """Replace options that are None by the model's default, or Cutie's."""
+        resolved = replace(
+            self,
+            mem_every=self.mem_every or model.mem_every or MEM_EVERY,
+            top_k=self.top_k or model.top_k or TOP_K,
+            full_frame_every=self.full_frame_every or model.full_frame_every or 1,
+            long_term=model.long_term if model.long_term and self.long_term == LongTermConfig() else self.long_term,
+        )
+        if self.max_internal_size is not None:
+            return resolved
+        return replace(resolved, max_internal_size=model.max_internal_size or -1, antialias=True)
 
     def __post_init__(self) -> None:
-        for name in ("mem_every", "stagger_updates", "top_k"):
+        for name in ("mem_every", "stagger_updates", "top_k", "full_frame_every"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"{name}: got {value}, wanted 1 or more")
-        require(self.max_mem_frames >= 1, f"max_mem_frames: got {self.max_mem_frames}, wanted 1 or more")
-        for name in ("chunk_size", "max_internal_size"):
-            value = getattr(self, name)
-            require(value in (None, -1) or value >= 1, f"{name}: got {value}, wanted -1 or a positive number")
+            require(value is None or value >= 1, f"{name}: got {value}, expected 1 or more")
+        require(self.max_mem_frames >= 1, f"max_mem_frames: got {self.max_mem_frames}, expected 1 or more")
+        require(
+            self.chunk_size == -1 or self.chunk_size >= 1,
+            f"chunk_size: got {self.chunk_size}, expected -1 or a positive number",
+        )
+        size = self.max_internal_size
+        require(
+            size in (None, -1) or size >= MIN_INTERNAL_SIZE,
+            f"max_internal_size: got {size}, expected -1 or at least {MIN_INTERNAL_SIZE} pixels",
+        )
+
+
+class TrackerOptions(TypedDict, total=False):
+    """The fields of `TrackerConfig` as keyword arguments, for type checkers and editors."""
+
+    mem_every: int | None
+    stagger_updates: int
+    max_mem_frames: int
+    top_k: int | None
+    full_frame_every: int | None
+    chunk_size: int
+    max_internal_size: int | None
+    antialias: bool
+    use_long_term: bool
+    long_term: LongTermConfig | Mapping[str, Any]

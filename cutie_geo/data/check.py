@@ -1,7 +1,7 @@
-"""Are the files of a data set whole, and do they fit each other? What is there is counted, what is wrong is named.
+"""Checks of data sets: counts what is there and reports missing, damaged and inconsistent files.
 
-Names, lists and sizes in bytes are always compared, and the first frame and the first mask of each video are always
-looked at; a deep check decodes every file.
+Names, lists and file sizes are always compared, and the first frame and mask of each video are always read. A deep
+check decodes every file.
 """
 
 import os
@@ -12,118 +12,135 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from cutie_geo.config import require
-from cutie_geo.data.background import map_ahead
+from cutie_geo.data.images import open_image
 from cutie_geo.data.index import (
-    CLASSES,
     DATASETS,
     LABELLED,
+    ClassEncoding,
+    LabelledSpec,
     LabelledVideo,
-    Values,
     VideoRecord,
-    classes_among,
     frame_files,
-    labelled_spec,
     mask_files,
-    strange_classes,
 )
+from cutie_geo.data.index.benchmarks import for_frames
 from cutie_geo.data.index.labelled import static_files, static_home, static_sets
 from cutie_geo.data.index.records import some
-from cutie_geo.data.masks import MAX_LONG_ID, object_ids, read_labels
-from cutie_geo.data.video import read_image
-from cutie_geo.structures import MAX_OBJECT_ID
+from cutie_geo.data.io_threads import map_ahead
+from cutie_geo.data.masks import MAX_LONG_ID, OBJECT_GREY, object_ids, read_labels
+from cutie_geo.data.video import read_image, upright_size
+from cutie_geo.structures import MAX_OBJECT_ID, VOID
 
 STATIC = "static"
-"""The name of the still images."""
-IGNORED = 255
-"""In masks to train on, the label of pixels that don't count."""
-GREY_HALF = 127
-"""Above this, a pixel of a still image's mask shows the object."""
+"""Name of the static-image data set."""
+GENERIC, OWN = "generic", "own"
+"""Names of a user's own videos: in the layout of DAVIS, and in any layout."""
 
 Watch = Callable[[Iterable["Look"], int], Iterable["Look"]]
-"""Given looks as they come and how many there will be: the same looks, watched by a progress bar."""
+"""Wraps an iterable of results and their number, to draw a progress bar."""
 
 
 Kind = Literal["head", "image", "mask", "long mask", "grey mask"]
-"""What a file is looked at as: the head of an image, all of it, ids, RGB ids, or an object in white."""
+"""How a file is read: image header, whole image, palette or grey ids, RGB ids, or an object in white."""
 
 
 class Task(NamedTuple):
-    """A file to look at."""
+    """A file to read."""
 
     path: Path
     kind: Kind
 
 
 class Look(NamedTuple):
-    """What a file turned out to hold."""
+    """Content of a file."""
 
     size: tuple[int, int] | None = None
-    """(H, W), None where it can't be read."""
+    """(H, W). None if the file cannot be read."""
     ids: tuple[int, ...] = ()
     """Labels in a mask, ascending, without 0."""
     problem: str | None = None
-    """Why it can't be read; it starts with the file's name."""
+    """Why the file cannot be read, starting with its name."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One video, or one set of still images, and what must hold for it."""
+    """One video or one set of static images, with the conditions that its files must meet."""
 
     name: str
     frames: Mapping[str, Path] = field(default_factory=dict)
     masks: Mapping[str, Path] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-    """What its folders and lists show."""
-    values: Values = "objects"
+    """Faults found in folders and lists."""
+    encoding: ClassEncoding | None = None
+    """Encoding of semantic classes in masks. None: masks hold object ids."""
     long_ids: bool = False
     ids: Set[int] | None = None
-    """The only object ids that masks may show, None for any in the range."""
-    largest_id: int = IGNORED - 1
+    """The only object ids allowed in masks. None: any id in the range."""
+    largest_id: int = VOID - 1
     may_ignore: bool = False
-    """Masks may show IGNORED."""
+    """Masks may show VOID."""
     starts: Mapping[str, Set[int]] = field(default_factory=dict)
-    """By stem of a mask, the ids that it has to show, since they start there."""
+    """Object ids that must be visible in a mask because they start there, by mask stem."""
     first_must_show: bool = False
-    """The first mask is what is tracked: without an object there is nothing to do."""
+    """The first mask with an object is the prompt; a video without one cannot be tracked."""
     still: bool = False
-    """Each image has a size of its own, and there is no first one."""
+    """Images have individual sizes, and none is the first."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What there is of a data set, and what is wrong with it."""
+    """Counts and problems of a data set."""
 
     videos: int = 0
     frames: int = 0
     masks: int = 0
     objects: int = 0
-    """Objects of all videos, or different classes: as listed, else as seen in the masks that were looked at."""
+    """Number of objects of all videos, or of different classes: as listed, else as found in the masks that were read.
+    """
     problems: list[str] = field(default_factory=list)
-    """One line each; the first word is the video."""
+    """One line for each problem, starting with the video's name."""
     usable: int = 0
-    """Videos whose folders and lists are as they should be."""
+    """Number of videos whose folders and lists are valid."""
     folders: frozenset[Path] = frozenset()
     """Folders with the frames of usable videos."""
 
 
-def checkable_names() -> list[str]:
-    """Names that `check` understands."""
-    return list(dict.fromkeys((*DATASETS, *LABELLED, STATIC)))
+def checkable_names(labelled: Mapping[str, LabelledSpec] = LABELLED) -> list[str]:
+    """Return the names of data sets that `check` accepts with the same `labelled`."""
+    return list(dict.fromkeys((*DATASETS, *labelled, STATIC)))
 
 
 def check(
-    names: Sequence[str], root: Path, deep: bool = False, workers: int = 1, watch: Watch = lambda looks, _: looks
+    names: Sequence[str],
+    root: Path,
+    deep: bool = False,
+    workers: int = 1,
+    watch: Watch = lambda looks, _: looks,
+    labelled: Mapping[str, LabelledSpec] = LABELLED,
 ) -> dict[str, Findings]:
-    """By name, what there is of each data set under `root`. A file that several share is looked at once.
+    """Check data sets under `root`. A file that several data sets share is read once.
 
-    deep: decode every file, by `workers` threads. Raises ValueError for an unknown name.
+    Args:
+        names: data sets to check, of `checkable_names(labelled)`.
+        root: folder of the files.
+        deep: decode every file, instead of the first of each video.
+        workers: number of threads that read files.
+        watch: wraps the iterable of results, for a progress bar.
+        labelled: data sets with masks on all frames, by name; other subpackages add their own.
+
+    Returns:
+        The findings by data set name.
+
+    Raises:
+        ValueError: if a name is unknown.
     """
-    unknown = [name for name in names if name not in checkable_names()]
-    require(not unknown, f"{', '.join(unknown)}: no such dataset; wanted one of {', '.join(checkable_names())}")
-    found = {name: _subjects_or_problem(name, root) for name in names}
+    known = checkable_names(labelled)
+    unknown = [name for name in names if name not in known]
+    require(not unknown, f"{', '.join(unknown)}: no such dataset; expected one of {', '.join(known)}")
+    found = {name: _subjects_or_problem(name, root, labelled) for name in names}
     subjects = [subject for several in found.values() if not isinstance(several, str) for subject in several]
     planned = [tasks(subject, deep).values() for tasks in (_frame_tasks, _mask_tasks) for subject in subjects]
     tasks = list(dict.fromkeys(chain.from_iterable(planned)))
@@ -136,60 +153,62 @@ def check(
 
 
 # ----------------------------------------------------------------------------------------------------------- subjects
-def _subjects_or_problem(name: str, root: Path) -> list[Subject] | str:
-    """What there is to check of a data set, or why nothing is."""
+def _subjects_or_problem(name: str, root: Path, labelled: Mapping[str, LabelledSpec]) -> list[Subject] | str:
+    """Return the subjects of a data set, or the reason why they cannot be listed."""
     try:
-        return subjects_of(name, root)
+        return subjects_of(name, root, labelled)
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())
 
 
-def subjects_of(name: str, root: Path) -> list[Subject]:
-    """What there is to check of the data set `name` under `root`; names of training sets mean all of their masks.
+def subjects_of(name: str, root: Path, labelled: Mapping[str, LabelledSpec] = LABELLED) -> list[Subject]:
+    """Return the subjects of the data set `name` under `root`; for training sets, with all of their masks.
 
-    Raises ValueError where the files aren't as published, and OSError where a folder can't be listed.
+    Raises:
+        ValueError: if the files are not in the published layout.
+        OSError: if a folder cannot be listed.
     """
     if name == STATIC:
         return [_still_subject(static_home(root), each) for each in static_sets(static_home(root))]
-    tracked = name in DATASETS
-    if name in LABELLED:
-        spec = labelled_spec(name)
+    tracked = name in DATASETS and name != OWN
+    if name in labelled and name != GENERIC:  # whose ids are any
+        spec = labelled[name]
         several = spec.index(root, strict=False)
         return [_labelled_subject(video, spec.masked == "every frame", tracked) for video in several]
-    largest = IGNORED if DATASETS[name].single_object else MAX_OBJECT_ID if name == "generic" else IGNORED - 1
+    largest = VOID if DATASETS[name].single_object else MAX_OBJECT_ID if name == GENERIC else VOID - 1
     first = DATASETS[name].masks == "first"
     return [_tracked_subject(record, largest, first) for record in DATASETS[name].index(root, strict=False)]
 
 
 def _labelled_subject(video: LabelledVideo, every_frame: bool, tracked: bool) -> Subject:
-    """A video of which all masks are wanted."""
+    """Return the subject of a video whose masks are all checked."""
     problems = [video.problem] if video.problem else []
     bare = sorted(set(video.frames) - set(video.masks)) if every_frame and video.masks else []
     if bare:
         problems.append(f"{len(bare)} of {len(video.frames)} frames without a mask: {some(bare)}")
     listed = video.listed or {}
-    largest = MAX_LONG_ID if video.long_ids else IGNORED if video.single_object else IGNORED - 1
+    largest = MAX_LONG_ID if video.long_ids else VOID if video.single_object else VOID - 1
     return Subject(
         video.name,
         video.frames,
         video.masks,
         (*problems, *_unlisted_files(listed, video.frames)),
-        values=video.values,
+        encoding=video.encoding,
         long_ids=video.long_ids,
         ids=frozenset(listed) if listed else None,
         largest_id=largest,
-        may_ignore=not tracked,
-        first_must_show=tracked and video.values == "objects",
+        may_ignore=True,
+        first_must_show=tracked and video.encoding is None,
     )
 
 
 def _tracked_subject(record: VideoRecord, largest: int, first: bool) -> Subject:
-    """A video of which the first masks are tracked; others that lie beside these are truth to compare with."""
+    """Return the subject of a video whose first masks are prompts; its other masks are ground truth."""
     if record.problem or not record.masks:
         return Subject(record.name, problems=(record.problem or f"{record.source}: no masks",))
     frames = frame_files(record.source)
     folder = next(iter(record.masks.values())).parent
-    masks = mask_files(folder)
+    masks = for_frames(mask_files(folder), list(frames))
     problems = []
     if strangers := sorted(set(masks) - set(frames)):
         problems.append(f"{folder}: no frame for the masks {some(strangers)}")
@@ -204,74 +223,63 @@ def _tracked_subject(record: VideoRecord, largest: int, first: bool) -> Subject:
         long_ids=record.long_ids,
         ids=frozenset(listed) if listed else None,
         largest_id=MAX_LONG_ID if record.long_ids else largest,
+        may_ignore=record.void is not None,
         starts=record.keep_ids or {},
         first_must_show=first,
     )
 
 
 def _unlisted_files(listed: Mapping[int, Sequence[str]], frames: Mapping[str, Path]) -> Iterator[str]:
-    """What is wrong with the frames that a list has."""
+    """Yield the problems of the frames that a list names."""
     missing = sorted({stem for stems in listed.values() for stem in stems} - set(frames))
     if missing:
-        yield f"{len(missing)} listed frames are not there: {some(missing)}"
+        yield f"{len(missing)} listed frames are missing: {some(missing)}"
 
 
 def _still_subject(home: Path, name: str) -> Subject:
-    """One set of still images."""
+    """Return the subject of one set of static images."""
     try:
         images, masks = static_files(home / name)
     except ValueError as error:
         return Subject(name, problems=(str(error),), still=True)
     problems = []
     if not images:
-        problems.append(f"{home / name}: no images, wanted <name>.jpg and <name>.png side by side")
+        problems.append(f"{home / name}: no images, expected <name>.jpg and <name>.png side by side")
     for kind, bare in (("images without a mask", set(images) - set(masks)), ("masks alone", set(masks) - set(images))):
         if bare:
             problems.append(f"{home / name}: {len(bare)} {kind}: {some(sorted(bare))}")
-    return Subject(name, images, masks, tuple(problems), largest_id=IGNORED, still=True)
+    return Subject(name, images, masks, tuple(problems), largest_id=VOID, still=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- looks
 def _frame_tasks(subject: Subject, deep: bool) -> dict[str, Task]:
-    """By stem, the images to look at: all of them, or the first."""
+    """Return the images to read by stem: all of them, or the first."""
     kind = "image" if deep else "head"
     return {stem: Task(subject.frames[stem], kind) for stem in list(subject.frames)[: None if deep else 1]}
 
 
 def _mask_tasks(subject: Subject, deep: bool) -> dict[str, Task]:
-    """By stem, the masks to look at: all of them, or the first."""
+    """Return the masks to read by stem: all of them, or the first."""
     kind = "grey mask" if subject.still else "long mask" if subject.long_ids else "mask"
     return {stem: Task(subject.masks[stem], kind) for stem in list(subject.masks)[: None if deep else 1]}
 
 
 def look_at(task: Task) -> Look:
-    """What a file holds; one that can't be read has a `problem`."""
+    """Read a file; if that fails, the result has a `problem`."""
     try:
-        look = _LOOKS[task.kind](task.path)
-        _require_sound(task.path)
-        return look
+        return _LOOKS[task.kind](task.path)
     except ValueError as error:
         return Look(problem=" ".join(str(error).split()))
 
 
 def _look_at_head(path: Path) -> Look:
-    """Raises ValueError naming a file that doesn't begin as an image does."""
+    """Read an image header. Raises ValueError with the file name if it is invalid."""
     try:
-        with Image.open(path) as image:
-            return Look((image.height, image.width))
+        with open_image(path) as image:
+            return Look(upright_size(image))
     except Exception as error:  # on damaged bytes Pillow's readers raise nearly anything
         text = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        raise ValueError(f"{path}: can't be read as an image: {text or type(error).__name__}") from error
-
-
-def _require_sound(path: Path) -> None:
-    """Raise ValueError unless a PNG file is there to its end: pixels are read from one that lacks the last bytes."""
-    if path.suffix.lower() == ".png":
-        try:
-            with Image.open(path) as image:
-                image.verify()  # lengths and checksums of all chunks
-        except Exception as error:
-            raise ValueError(f"{path}: can't be read as a whole PNG file: cut off or damaged") from error
+        raise ValueError(f"{path}: cannot be read as an image: {text or type(error).__name__}") from error
 
 
 def _look_at_image(path: Path) -> Look:
@@ -286,7 +294,7 @@ def _look_at_mask(path: Path, long_ids: bool = False) -> Look:
 
 def _look_at_grey_mask(path: Path) -> Look:
     image = read_image(path)
-    return Look((image.shape[0], image.shape[1]), (1,) if image.max() > GREY_HALF else ())
+    return Look((image.shape[0], image.shape[1]), (1,) if image.max() >= OBJECT_GREY else ())
 
 
 _LOOKS: dict[Kind, Callable[[Path], Look]] = {
@@ -300,15 +308,15 @@ _LOOKS: dict[Kind, Callable[[Path], Look]] = {
 
 # ---------------------------------------------------------------------------------------------------------- judgement
 def _judge_all(subjects: Sequence[Subject], looks: Mapping[Task, Look], deep: bool) -> Findings:
-    """The findings of one data set."""
+    """Return the findings of one data set."""
     problems, objects, classes, usable = [], 0, set(), []
     for subject in subjects:
         images = {stem: looks[task] for stem, task in _frame_tasks(subject, deep).items()}
         masks = {stem: looks[task] for stem, task in _mask_tasks(subject, deep).items()}
         problems += [f"{subject.name}: {line}" for line in _judge(subject, images, masks)]
         seen = {label for look in masks.values() for label in look.ids}
-        if subject.values != "objects":
-            classes |= classes_among(seen, subject.values)
+        if subject.encoding is not None:
+            classes |= subject.encoding.classes(seen)
         elif subject.still:
             objects += len(subject.masks)
         else:
@@ -327,7 +335,7 @@ def _judge_all(subjects: Sequence[Subject], looks: Mapping[Task, Look], deep: bo
 
 
 def _judge(subject: Subject, images: Mapping[str, Look], masks: Mapping[str, Look]) -> Iterator[str]:
-    """What is wrong with one video, a line for each kind of thing that isn't about one file alone."""
+    """Yield the problems of one video, one line for each kind of problem that affects several files."""
     yield from subject.problems
     yield from (look.problem for look in (*images.values(), *masks.values()) if look.problem)
     yield from _empty_files(subject, images, masks)
@@ -337,7 +345,7 @@ def _judge(subject: Subject, images: Mapping[str, Look], masks: Mapping[str, Loo
 
 
 def _empty_files(subject: Subject, images: Mapping[str, Look], masks: Mapping[str, Look]) -> Iterator[str]:
-    """Files without a byte among those that weren't looked at."""
+    """Yield a problem for empty files among those that were not read."""
     unseen = [path for stem, path in subject.frames.items() if stem not in images]
     unseen += [path for stem, path in subject.masks.items() if stem not in masks]
     empty = [str(path) for path in unseen if os.stat(path).st_size == 0]
@@ -346,7 +354,7 @@ def _empty_files(subject: Subject, images: Mapping[str, Look], masks: Mapping[st
 
 
 def _sizes(subject: Subject, images: Mapping[str, Look], masks: Mapping[str, Look]) -> Iterator[str]:
-    """Frames that differ in size from the first, and masks that differ from their frames."""
+    """Yield frames that differ in size from the first, and masks that differ in size from their frames."""
     first = next((look.size for look in images.values() if look.size), None)
     if not subject.still:
         odd = [stem for stem, look in images.items() if look.size and look.size != first]
@@ -362,55 +370,65 @@ def _odd_sizes(
     if odd:
         whose = "the first frame's" if kind == "frames" else "its frame's"
         yield (
-            f"{files[odd[0]]}: got (H, W) = {looks[odd[0]].size}, wanted {wanted}, {whose} size"
+            f"{files[odd[0]]}: got (H, W) = {looks[odd[0]].size}, expected {wanted}, {whose} size"
             f" ({len(odd)} of {len(looks)} {kind} looked at)"
         )
 
 
 def _ids(subject: Subject, masks: Mapping[str, Look]) -> Iterator[str]:
-    """Labels that can't be, and ids that the data set's list doesn't have."""
+    """Yield labels out of range, and ids missing from the data set's list."""
     if subject.still:
         return
     strange = {stem: _strange(subject, look.ids) for stem, look in masks.items()}
     yield from _strange_ids(strange, subject, _range(subject))
     if subject.ids is not None:
         unlisted = {
-            stem: [i for i in look.ids if i not in (*subject.ids, IGNORED) and i <= subject.largest_id]
+            stem: [i for i in look.ids if i not in (*subject.ids, VOID) and i <= subject.largest_id]
             for stem, look in masks.items()
         }
         yield from _strange_ids(unlisted, subject, f"those listed, {some([str(i) for i in sorted(subject.ids)])}")
 
 
 def _strange(subject: Subject, ids: Iterable[int]) -> list[int]:
-    """The labels among those of a mask that are out of range."""
-    if subject.values != "objects":
-        return strange_classes(list(ids), subject.values)
-    return [i for i in ids if i > subject.largest_id and not (subject.may_ignore and i == IGNORED)]
+    """Return the labels of a mask that are out of range."""
+    if subject.encoding is not None:
+        return subject.encoding.invalid(ids)
+    return [i for i in ids if i > subject.largest_id and not (subject.may_ignore and i == VOID)]
 
 
 def _range(subject: Subject) -> str:
-    return f"1 to {subject.largest_id}" if subject.values == "objects" else f"classes 1 to {CLASSES}"
+    return f"1 to {subject.largest_id}" if subject.encoding is None else subject.encoding.expected
 
 
 def _strange_ids(strange: Mapping[str, list[int]], subject: Subject, wanted: str) -> Iterator[str]:
-    """One line about all masks with labels that shouldn't be there."""
+    """Yield one line about all masks with invalid labels."""
     where = [stem for stem, ids in strange.items() if ids]
     if where:
         ids = sorted({label for stem in where for label in strange[stem]})
         yield (
-            f"{subject.masks[where[0]]}: ids {some([str(i) for i in ids])}, wanted {wanted}"
+            f"{subject.masks[where[0]]}: ids {some([str(i) for i in ids])}, expected {wanted}"
             f" ({len(where)} of {len(strange)} masks looked at)"
         )
 
 
 def _first_masks(subject: Subject, masks: Mapping[str, Look]) -> Iterator[str]:
-    """Masks that don't show what starts there."""
+    """Yield masks that lack an object listed to start there."""
     whole = {stem: look for stem, look in masks.items() if not look.problem}
     for stem, ids in subject.starts.items():
         if stem in whole and (missing := sorted(ids - set(whole[stem].ids))):
             yield f"{subject.masks[stem]}: no object {some([str(i) for i in missing])}, which is listed to start here"
     first = next(iter(subject.masks), None)
-    if first in whole and subject.first_must_show and not whole[first].ids:
-        yield f"{subject.masks[first]}: the first mask is empty, so that there is nothing to track"
-    elif len(whole) == len(subject.masks) > 0 and not any(look.ids for look in whole.values()):
-        yield f"{subject.masks[next(iter(whole))].parent}: no mask shows anything"
+    looked_at_all = len(whole) == len(subject.masks)  # otherwise a later mask may show an object
+    shows = any(i <= subject.largest_id for look in whole.values() for i in look.ids)
+    if first in whole and subject.first_must_show and looked_at_all and not shows:
+        yield f"{subject.masks[first]}: no mask shows an object, so that there is nothing to track"
+    elif len(whole) == len(subject.masks) > 0:
+        seen = {label for look in whole.values() for label in look.ids}
+        folder = subject.masks[next(iter(whole))].parent
+        if not seen:
+            yield f"{folder}: no mask shows anything"
+        elif subject.may_ignore and subject.encoding is None and subject.largest_id < VOID and seen == {VOID}:
+            yield (
+                f"{folder}: no mask shows an object, nothing but 0 and {VOID}, which marks pixels to ignore; "
+                "an object has an id from 1 on"
+            )

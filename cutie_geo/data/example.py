@@ -1,6 +1,6 @@
-"""The bundled example: one short rendered clip on disk in the layout of DAVIS, and the code that made it.
+"""The bundled example: a short rendered clip in the layout of DAVIS, and the code that renders it.
 
-Three objects, all in view in the first frame: one passes in front of another, and one leaves the frame and returns.
+All three objects are visible in the first frame. One passes in front of another, and one leaves the frame and returns.
 """
 
 from pathlib import Path
@@ -32,22 +32,32 @@ JPEG_QUALITY = 90
 
 
 def example_root() -> Path:
-    """The folder that holds `JPEGImages` and `Annotations`."""
+    """Return the folder that holds `JPEGImages` and `Annotations`."""
     return Path(__file__).parent / "example_clip"
 
 
 def example_frames() -> Path:
-    """The folder of the clip's frames, 00000.jpg and so on."""
+    """Return the folder of the clip's frames, 00000.jpg and so on.
+
+    >>> import cutie_geo
+    >>> len(list(cutie_geo.example_frames().glob("*.jpg")))
+    48
+    """
     return example_root() / "JPEGImages" / EXAMPLE_CLIP
 
 
 def example_masks() -> Path:
-    """The folder of the clip's true masks, 00000.png and so on, one for each frame."""
+    """Return the folder of the clip's ground-truth masks, 00000.png and so on, one for each frame.
+
+    >>> import cutie_geo
+    >>> sorted(path.name for path in cutie_geo.example_masks().glob("*.png"))[0]
+    '00000.png'
+    """
     return example_root() / "Annotations" / EXAMPLE_CLIP
 
 
 def write_example(root: str | Path) -> None:
-    """Render the bundled files anew, into `root`: the same labels, and images that differ at most as JPEG coders do."""
+    """Render the bundled files into `root`. Labels are identical; images differ only by the JPEG encoder."""
     frames, masks = (Path(root) / kind / EXAMPLE_CLIP for kind in ("JPEGImages", "Annotations"))
     frames.mkdir(parents=True, exist_ok=True)
     masks.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
-"""Pictures of a segmentation: objects tinted, outlined and numbered over the frame, and videos of such pictures."""
+"""Overlay images and videos: objects tinted, outlined and labelled with their ids."""
 
 import colorsys
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from functools import lru_cache
@@ -18,16 +19,23 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from cutie_geo.data.background import atomic_write
+from cutie_geo.data.io_threads import atomic_write
 from cutie_geo.data.masks import object_ids
-from cutie_geo.structures import ObjectId
+from cutie_geo.data.sound import SoundTrack
+from cutie_geo.structures import ObjectId, Prompt
 
 TINT = 0.45
-"""Share of an object's colour in its pixels."""
+"""Opacity of the object colour."""
 SUBPIXEL_BITS = 4
 """Fractional bits of the coordinates in which outlines are drawn."""
 GOLDEN_TURN = (math.sqrt(5) - 1) / 2
-"""Of a circle: hues this far apart never come close to an earlier one for long."""
+"""Golden-ratio step between hues, as a fraction of the colour circle."""
+
+TICKS = 60_000
+"""Ticks per second of a variable frame rate: a multiple of the usual rates, within the limit of MPEG-4 Part 2."""
+
+WHITE, POSITIVE, NEGATIVE = (255, 255, 255), (0, 200, 0), (230, 0, 0)
+"""Colours of point prompts: rim, positive, negative."""
 
 COLOURS = (
     (255, 88, 72),
@@ -43,86 +51,116 @@ COLOURS = (
     (222, 168, 120),
     (0, 188, 140),
 )
-"""Of the ids from 1 on: apart from each other, and light and saturated enough for dark and for bright scenes."""
+"""Colours of the first ids, distinct from each other and visible on dark and bright scenes."""
 
 
 class Style(NamedTuple):
-    """Sizes in pixels that fit a picture."""
+    """Drawing sizes in pixels for an image."""
 
     line: int
-    """Width of an outline."""
+    """Line width of an outline."""
     text: int
-    """Height of the letters of a tag."""
+    """Text height of a tag."""
     smooth: int
-    """Contour points averaged into one, odd: takes the stairs out of a mask's edge."""
+    """Odd number of contour points averaged into one, which smooths the stairs of a mask's edge."""
 
 
 # --------------------------------------------------------------------------------------------------------- drawing
 def draw(
-    image: UInt8[np.ndarray, "H W 3"], labels: Integer[np.ndarray, "H W"], ids: Iterable[ObjectId] | None = None
+    image: UInt8[np.ndarray, "H W 3"],
+    labels: Integer[np.ndarray, "H W"],
+    ids: Iterable[ObjectId] | None = None,
+    fill: bool = True,
+    outline: bool = True,
+    tags: bool = True,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A copy of the RGB `image` with each object of `labels` tinted, outlined and tagged with its id.
+    """Return a copy of the RGB `image` with each object of `labels` tinted, outlined and tagged with its id.
 
-    `ids` are the objects to draw, all by default. An id has the same colour in every picture.
+    Args:
+        ids: objects to draw. None: all. An id has the same colour in every image.
+        fill: tint the objects.
+        outline: outline them.
+        tags: draw their ids.
     """
     out = np.array(image, order="C")
     style = _style(*out.shape[:2])
     shapes = [shape for i in (object_ids(labels) if ids is None else ids) if (shape := _shape_of(labels, i, style))]
-    for shape in shapes:
-        _outline(out, shape, 3 * style.line, shade=0.2)  # a dark rim sets the line off from bright scenes
-    for shape in shapes:
-        _tint(out, image, shape)  # covers the rim's inner half, which would swallow thin parts
-    for shape in shapes:
+    for shape in shapes if outline else ():
+        _outline(out, shape, 3 * style.line, shade=0.2)  # a dark rim separates the line from bright scenes
+    for shape in shapes if fill else ():
+        _tint(out, image, shape)  # covers the rim's inner half, which would hide thin parts
+    for shape in shapes if outline else ():
         _outline(out, shape, style.line)
-    for shape in sorted(shapes, key=lambda shape: -shape.area):  # tags of small objects lie on top
+    for shape in sorted(shapes, key=lambda shape: -shape.area) if tags else ():  # tags of small objects lie on top
         _tag(out, shape, style)
     return out
 
 
-def draw_depth(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Relative inverse depth as an RGB picture: near is bright yellow, far is black.
+def draw_prompts(image: UInt8[np.ndarray, "H W 3"], prompts: Mapping[ObjectId, Prompt]) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a copy of the RGB `image` with prompts: green positive points, red negative points, and boxes in the
+    object's colour.
+    """
+    out = np.array(image, order="C")
+    style = _style(*out.shape[:2])
+    radius = max(3, style.text // 3)
+    for object_id, prompt in prompts.items():
+        if prompt.box is not None:
+            x0, y0, x1, y1 = (round(value) for value in prompt.box)
+            cv2.rectangle(out, (x0, y0), (x1, y1), WHITE, 3 * style.line)
+            cv2.rectangle(out, (x0, y0), (x1, y1), colour(object_id), style.line)
+        for x, y, label in prompt.points:
+            centre = (min(int(x), out.shape[1] - 1), min(int(y), out.shape[0] - 1))
+            cv2.circle(out, centre, radius + max(1, radius // 3), WHITE, -1, cv2.LINE_AA)
+            cv2.circle(out, centre, radius, POSITIVE if label else NEGATIVE, -1, cv2.LINE_AA)
+    return out
 
-    Each picture runs from its own smallest to its own largest value: the numbers have no unit, and are not comparable
-    between frames. Raises ValueError for values that are not finite.
+
+def draw_depth(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Return relative inverse depth as an RGB image: near is bright yellow, far is black.
+
+    Each image is scaled to its own range, because relative depth has no unit and is not comparable between frames.
+
+    Raises:
+        ValueError: for values that are not finite.
     """
     low, high = float(depth.min()), float(depth.max())
     if not np.isfinite([low, high]).all():
-        raise ValueError(f"depth: got values from {low:g} to {high:g}, wanted finite ones")
+        raise ValueError(f"depth: got values from {low:g} to {high:g}, expected finite ones")
     grey = np.round((depth - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
 def write_depth(path: str | Path, depth: Float[np.ndarray, "H W"]) -> None:
-    """Write `draw_depth`'s picture as a PNG, whole or not at all. Raises OSError naming the file."""
+    """Write the image of `draw_depth` as a PNG, atomically. Raises OSError with the file name."""
     with atomic_write(path) as part:
         Image.fromarray(draw_depth(depth)).save(part, format="PNG")
 
 
 class Shape(NamedTuple):
-    """One object as it is drawn."""
+    """Geometry of one object to draw."""
 
     object_id: ObjectId
     box: tuple[slice, slice]
-    """Rows and columns that hold all of it."""
+    """Rows and columns of the bounding box."""
     mask: np.ndarray
-    """uint8 in `box`, 1 on the object."""
+    """uint8 mask within `box`, 1 on the object."""
     outlines: list[np.ndarray]
-    """Smoothed contours of parts and holes: (n, 2) int32 x, y with SUBPIXEL_BITS fractional bits."""
+    """Smoothed contours of components and holes: (n, 2) int32 x, y with SUBPIXEL_BITS fractional bits."""
     anchor: tuple[float, float]
-    """x, y of a pixel at the middle of its largest part."""
+    """x, y of a pixel in the middle of the largest component."""
     area: float
-    """Pixels of the largest part."""
+    """Number of pixels of the largest component."""
 
 
 def _style(height: int, width: int) -> Style:
-    """Sizes for a picture; on tiny ones a tag is larger than in proportion, so that it can still be read."""
+    """Return drawing sizes for an image; on tiny images, tags have a minimum size to stay readable."""
     short = min(height, width)
     return Style(line=max(1, round(short / 240)), text=max(11, round(short / 27)), smooth=2 * round(short / 240) + 3)
 
 
 @lru_cache(maxsize=4096)
 def colour(object_id: ObjectId) -> tuple[int, int, int]:
-    """The RGB colour of an id, the same wherever it appears: first from a table, then ever new hues."""
+    """Return the RGB colour of an id, the same in every image: from a table, then generated hues."""
     if 1 <= object_id <= len(COLOURS):
         return COLOURS[object_id - 1]
     saturation, value = ((0.62, 1.0), (0.8, 0.86), (0.42, 0.95))[object_id % 3]
@@ -131,7 +169,7 @@ def colour(object_id: ObjectId) -> tuple[int, int, int]:
 
 
 def _shape_of(labels: np.ndarray, object_id: ObjectId, style: Style) -> Shape | None:
-    """How to draw an object, or None if it has no pixel."""
+    """Return the geometry of an object, or None if it has no pixel."""
     mask = (labels == object_id).view(np.uint8)
     x, y, width, height = cv2.boundingRect(mask)
     if width == 0:
@@ -147,17 +185,17 @@ def _shape_of(labels: np.ndarray, object_id: ObjectId, style: Style) -> Shape | 
 
 
 def _smooth(contour: np.ndarray, window: int) -> np.ndarray:
-    """A closed contour of (n, 2) pixels, averaged along itself and thinned out to what `window` leaves of detail."""
+    """Return a closed contour of (n, 2) pixels, smoothed by a moving average and subsampled."""
     if len(contour) > 4 * window:
         weights = np.hanning(window + 2)[1:-1]
         around = np.concatenate([contour[-(window // 2) :], contour, contour[: window // 2]]).astype(np.float64)
         contour = np.stack([np.convolve(axis, weights / weights.sum(), "valid") for axis in around.T], axis=-1)
-        contour = contour[:: max(1, window // 2)]  # short pieces of line would overlap and lose their soft edges
+        contour = contour[:: max(1, window // 2)]  # short segments would overlap and lose antialiasing
     return np.round(contour * 2.0**SUBPIXEL_BITS).astype(np.int32)
 
 
 def _middle(contour: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """x, y of the centre of mass of the part inside `contour`, or where that is not on it, of its innermost pixel."""
+    """Return x, y of the centroid inside `contour`, or of its innermost pixel if the centroid is outside."""
     part = cv2.bitwise_and(cv2.fillPoly(np.zeros_like(mask), [contour], 1), mask)
     moments = cv2.moments(part, binaryImage=True)
     x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
@@ -171,7 +209,7 @@ def _middle(contour: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
 
 def _tint(out: np.ndarray, image: np.ndarray, shape: Shape) -> None:
-    """Put an object's pixels of `image`, blended with its colour, into `out`."""
+    """Blend an object's pixels of `image` with its colour into `out`."""
     table = np.round((1 - TINT) * np.arange(256)[:, None] + TINT * np.array(colour(shape.object_id))).astype(np.uint8)
     tinted = cv2.LUT(np.ascontiguousarray(image[shape.box]), table.reshape(1, 256, 3))
     np.copyto(out[shape.box], tinted, where=shape.mask.view(bool)[..., None])
@@ -185,7 +223,7 @@ def _outline(out: np.ndarray, shape: Shape, width: int, shade: float = 1.0) -> N
 
 # ------------------------------------------------------------------------------------------------------------- tags
 def _tag(out: np.ndarray, shape: Shape, style: Style) -> None:
-    """Put an object's id at its middle, or beside the object where it would hide it."""
+    """Draw an object's id in its middle, or beside it if the tag would hide it."""
     patch, alpha = _tag_patch(shape.object_id, style.text)
     height, width = alpha.shape[:2]
     rows, columns = shape.box
@@ -203,8 +241,8 @@ def _tag(out: np.ndarray, shape: Shape, style: Style) -> None:
 
 @lru_cache(maxsize=1024)
 def _tag_patch(object_id: ObjectId, text_height: int) -> tuple[np.ndarray, np.ndarray]:
-    """A rounded plate with the id: colours float32 (h, w, 3) and opacities (h, w, 1) in [0, 1]."""
-    zoom = 4  # drawn large and shrunk, which is what makes its curves smooth
+    """Return a rounded plate with the id: colours, float32 (h, w, 3), and opacities, (h, w, 1), in [0, 1]."""
+    zoom = 4  # drawn large and shrunk for antialiasing
     font = ImageFont.load_default(zoom * text_height)
     text = str(object_id)
     left, top, right, bottom = font.getbbox(text)
@@ -222,40 +260,59 @@ def _tag_patch(object_id: ObjectId, text_height: int) -> tuple[np.ndarray, np.nd
 
 
 def _ink(fill: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever reads better on `fill`."""
+    """Return black or white, whichever has more contrast with `fill`."""
     luminance = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2]
     return (16, 16, 16) if luminance > 120 else (255, 255, 255)
 
 
 # ----------------------------------------------------------------------------------------------------------- videos
 class OverlayWriter:
-    """Writes pictures to an MP4 file: H.264, or MPEG-4 Part 2 where FFmpeg was built without x264.
+    """Writer of an MP4 video: H.264, or MPEG-4 Part 2 if FFmpeg lacks x264.
 
         with OverlayWriter(path, fps) as writer:
             writer.write(draw(image, labels))
 
-    The file appears when the block ends, and not at all if it raises. Odd sizes grow by a repeated row or column, which
-    the pixel format asks for. Raises ValueError for a name that doesn't end in .mp4, a rate that isn't positive,
-    pictures of differing sizes and, at the end, for no picture; OSError naming the file if writing fails.
+    The file appears when the block ends, and not if the block raises. Odd sizes are padded by a repeated row or column,
+    as the pixel format requires. `sound` is copied into the file while images are written. `times`, in seconds from the
+    first image, are used if they differ from the constant rate `fps`, so that images and sound stay together.
+
+    Raises:
+        ValueError: for a name with another suffix, a rate that is not positive, images of different sizes, and, at the
+            end, no image.
+        OSError: with the file name, if writing fails.
     """
 
-    def __init__(self, path: str | Path, fps: float | int) -> None:
-        self.path = Path(path)
-        if self.path.suffix.lower() != ".mp4":
-            raise ValueError(f"{path}: got a video named {self.path.suffix or 'without suffix'}, wanted .mp4")
+    suffix = ".mp4"
+    """Required suffix of the file."""
+    format, format_options = "mp4", {"movflags": "+faststart"}
+    """Container format and its options, as FFmpeg names them."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float | int,
+        sound: SoundTrack | None = None,
+        times: Sequence[float] | None = None,
+    ) -> None:
+        self.path, self.sound = Path(path), sound
+        if self.path.suffix.lower() != self.suffix:
+            name = self.path.suffix or "without suffix"
+            raise ValueError(f"{path}: got a video named {name}, expected {self.suffix}")
         if not 0 < fps < math.inf:
-            raise ValueError(f"{path}: got fps={fps}, wanted a positive number")
-        # 1001 is the denominator of the television rates, such as 30000/1001
+            raise ValueError(f"{path}: got fps={fps}, expected a positive number")
+        # 1001 is the denominator of NTSC frame rates, such as 30000/1001
         self._rate = max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001))
+        self._times = times if times and _vary(times, float(self._rate)) else None
         self._size: tuple[int, ...] | None = None
         self._stack = ExitStack()
         self._container: Any = None
         self._stream: Any = None
+        self._count = 0
 
     def __enter__(self) -> "OverlayWriter":
         with ExitStack() as stack:
             part = stack.enter_context(atomic_write(self.path))
-            self._container = av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"})
+            self._container = av.open(str(part), "w", format=self.format, options=self.format_options)
             stack.push(self._close)
             self._stack = stack.pop_all()
         return self
@@ -265,27 +322,54 @@ class OverlayWriter:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def write(self, image: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Append one RGB picture."""
+    def write(self, image: UInt8[np.ndarray, "H W C"]) -> None:
+        """Append one RGB image."""
         if self._size is None:
             self._size = image.shape[:2]
-            self._stream = _add_stream(self._container, self._rate, *_even(*image.shape[:2]))
+            self._stream = self.add_stream(self._container, self._rate, *_even(*image.shape[:2]))
+            if self._times is not None:
+                self._stream.codec_context.time_base = Fraction(1, TICKS)
+            if self.sound is not None:
+                self.sound.add_to(self._container)
         if image.shape[:2] != self._size:
-            raise ValueError(f"{self.path}: picture is (H, W) = {image.shape[:2]}, wanted {self._size} like the first")
+            raise ValueError(f"{self.path}: image is (H, W) = {image.shape[:2]}, expected {self._size} like the first")
         height, width = _even(*image.shape[:2])
         bottom, right = height - image.shape[0], width - image.shape[1]
         image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+        if self.sound is not None:
+            self.sound.copy_until(self._time(self._count + 1))
+        frame = self.frame_of(image)
+        if self._times is not None:
+            frame.pts, frame.time_base = round(TICKS * self._time(self._count)), Fraction(1, TICKS)
+        self._container.mux(self._stream.encode(frame))
+        self._count += 1
+
+    def _time(self, index: int) -> float:
+        """Return the time of an image in seconds; images after the last of `times` follow at the constant rate."""
+        times = self._times
+        if times is None:
+            return float(index / self._rate)
+        last = len(times) - 1
+        return times[index] if index <= last else times[last] + float((index - last) / self._rate)
+
+    def add_stream(self, container: Any, rate: Fraction, height: int, width: int) -> Any:
+        """Return the new video stream of `container`."""
+        return _add_stream(container, rate, height, width)
+
+    def frame_of(self, image: UInt8[np.ndarray, "H W C"]) -> av.VideoFrame:
+        """Return a picture in the stream's pixel format."""
+        return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
-        self._container.mux(self._stream.encode(frame))
 
     def _close(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        """Finish the file; after an error just let go of it, as the error in flight says more than a second one."""
+        """Finish the file; after an error, close it silently so that the first error is reported."""
         try:
             if error is None:
                 if self._stream is None:
-                    raise ValueError(f"{self.path}: got no picture, wanted one or more")
+                    raise ValueError(f"{self.path}: got no image, expected one or more")
+                if self.sound is not None:
+                    self.sound.finish()
                 self._container.mux(self._stream.encode())
                 self._container.close()
         finally:
@@ -293,18 +377,25 @@ class OverlayWriter:
                 self._container.close()
 
 
+def _vary(times: Sequence[float], rate: float) -> bool:
+    """Return True if increasing times leave a constant rate by more than one image."""
+    increasing = all(before < after for before, after in itertools.pairwise(times))
+    return increasing and any(abs(time * rate - index) > 1 for index, time in enumerate(times))
+
+
 def _even(*size: int) -> tuple[int, ...]:
-    """Each side rounded up to an even number."""
+    """Return each side rounded up to an even number."""
     return tuple(side + side % 2 for side in size)
 
 
 def _add_stream(container: Any, rate: Fraction, height: int, width: int) -> Any:
-    """A video stream of good quality in `container`, its colours marked as BT.709."""
+    """Return a new video stream in `container`, marked as BT.709."""
     if "libx264" in av.codecs_available:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "fast"})
     else:
         stream = container.add_stream("mpeg4", rate=rate, options={"qmin": "2", "qmax": "4"})
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
     context = stream.codec_context
+    context.thread_count = 1  # with several threads, the bytes vary between runs and machines
     context.colorspace, context.color_range, context.color_primaries, context.color_trc = 1, 1, 1, 1
     return stream

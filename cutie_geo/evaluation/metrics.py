@@ -1,7 +1,7 @@
-"""J and F of one object on one frame, and their statistics over frames, as the official DAVIS 2017 program has them.
+"""J and F of one object on one frame and their statistics over frames, equal to the official DAVIS 2017 program.
 
-Masks are binary, or soft: floats, of which those above SOFT_THRESHOLD are the object. Label maps hold many objects;
-`score_frames` and `pair` take them apart.
+Masks are binary, or soft: float masks, thresholded at SOFT_THRESHOLD. `score_frames` and `pair` split label maps into
+objects.
 """
 
 import math
@@ -14,21 +14,23 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
+from cutie_geo.data.listing import MASK_SUFFIXES, files_by_stem, mask_path
 from cutie_geo.data.masks import read_labels
+from cutie_geo.structures import VOID
 
 BOUND = 0.008
-"""A boundary pixel counts as found within this share of the image's diagonal."""
+"""Distance within which a boundary pixel matches, as a fraction of the image's diagonal."""
 SOFT_THRESHOLD = 0.5
-"""A soft mask's pixels strictly above it are the object."""
+"""Threshold above which a pixel of a soft mask belongs to the object."""
 RECALLED = 0.5
-"""A frame's score counts as recalled strictly above it."""
+"""Threshold above which a frame's score counts as recalled."""
 
 Mask = Bool[np.ndarray, "H W"] | Float[np.ndarray, "H W"]
-"""Binary, or soft."""
+"""Binary or soft mask."""
 
 
 class Pair(NamedTuple):
-    """One object's true and predicted mask, 0 and 1, cut to what either covers and a rim of one pixel."""
+    """One object's true and predicted mask, 0 and 1, cropped to their union and a border of one pixel."""
 
     truth: UInt8[np.ndarray, "h w"]
     mask: UInt8[np.ndarray, "h w"]
@@ -37,41 +39,43 @@ class Pair(NamedTuple):
 
 
 def binary(mask: Mask) -> UInt8[np.ndarray, "H W"]:
-    """A mask as zeros and ones; a soft one is cut at SOFT_THRESHOLD."""
+    """Return a mask as zeros and ones; a soft mask is thresholded at SOFT_THRESHOLD."""
     return (mask if mask.dtype == bool else mask > SOFT_THRESHOLD).view(np.uint8)
 
 
 def crop(truth: UInt8[np.ndarray, "H W"], mask: UInt8[np.ndarray, "H W"]) -> Pair:
-    """Two masks of zeros and ones as a pair; nothing that J or F count is cut off. Raises ValueError for two sizes."""
+    """Crop two masks of zeros and ones without changing J or F. Raises ValueError if sizes differ."""
     if truth.shape != mask.shape:
-        raise ValueError(f"masks: got size {mask.shape}, wanted {truth.shape}, that of the true one")
+        raise ValueError(f"masks: got size {mask.shape}, expected {truth.shape}, the size of the true mask")
     boxes = [box for box in (cv2.boundingRect(truth), cv2.boundingRect(mask)) if box[2]]
     height, width = truth.shape
     top = max(min((y for _, y, _, _ in boxes), default=0) - 1, 0)
     left = max(min((x for x, _, _, _ in boxes), default=0) - 1, 0)
-    bottom = max((y + h for _, y, _, h in boxes), default=0) + 1  # the rim: boundaries reach out by one to the upper
-    right = max((x + w for x, _, w, _ in boxes), default=0) + 1  # left, and look one further to the lower right
+    bottom = max((y + h for _, y, _, h in boxes), default=0) + 1  # border: boundaries extend by one pixel to the upper
+    right = max((x + w for x, _, w, _ in boxes), default=0) + 1  # left and read one pixel to the lower right
     window = np.s_[top:bottom, left:right]
     return Pair(truth[window], mask[window], (height, width))
 
 
 def pair(truth: Integer[np.ndarray, "H W"], labels: Integer[np.ndarray, "H W"], object_id: int) -> Pair:
-    """The masks of one object of two label maps."""
+    """Return the masks of one object in two label maps."""
     return crop((truth == object_id).view(np.uint8), (labels == object_id).view(np.uint8))
 
 
 # ----------------------------------------------------------------------------------------------------------- J and F
 def region_similarity(truth: Mask, mask: Mask, void: Bool[np.ndarray, "H W"] | None = None) -> float:
-    """J: intersection over union, without `void` pixels; 1 where both are empty."""
+    """Return J: intersection over union without `void` pixels; 1 if both masks are empty."""
     return pair_region(_without(void, truth, mask))
 
 
 def contour_accuracy(
     truth: Mask, mask: Mask, void: Bool[np.ndarray, "H W"] | None = None, bound: int | float = BOUND
 ) -> float:
-    """F: harmonic mean of the shares of each boundary that lie near the other.
+    """Return F: harmonic mean of the fractions of each boundary that are near the other boundary.
 
-    `void` pixels are cut out of both masks first. bound: as BOUND, or from 1 on in pixels.
+    Args:
+        void: pixels removed from both masks.
+        bound: tolerance as in BOUND, or in pixels from 1 on.
     """
     return pair_contour(_without(void, truth, mask), bound)
 
@@ -82,39 +86,39 @@ def _without(void: Bool[np.ndarray, "H W"] | None, truth: Mask, mask: Mask) -> P
 
 
 def pair_region(masks: Pair) -> float:
-    """J of a pair."""
+    """Return J of a pair."""
     shared, union = overlap(masks)
     return shared / union if union else 1.0
 
 
 def overlap(masks: Pair) -> tuple[int, int]:
-    """Pixels of intersection and union."""
+    """Return the number of pixels of intersection and union."""
     shared = cv2.countNonZero(cv2.bitwise_and(masks.truth, masks.mask))
     return shared, cv2.countNonZero(masks.truth) + cv2.countNonZero(masks.mask) - shared
 
 
 def pair_contour(masks: Pair, bound: int | float = BOUND) -> float:
-    """F of a pair."""
+    """Return F of a pair."""
     return matched_contours(masks, disk(tolerance(masks.size, bound)))
 
 
 def tolerance(size: tuple[int, int], bound: int | float = BOUND) -> int:
-    """Pixels within which a boundary pixel counts as found, in a frame of this height and width."""
+    """Return the tolerance in pixels of boundaries in a frame of this height and width."""
     return math.ceil(bound if bound >= 1 else bound * math.hypot(*size))
 
 
 @lru_cache(maxsize=64)
 def disk(radius: int | float) -> UInt8[np.ndarray, "k k"]:
-    """Ones within `radius` of the middle, on a grid that starts at -radius; so a fraction makes it lopsided.
+    """Return a disk of ones within `radius` of the middle, on a grid that starts at -radius.
 
-    The array is shared: leave it as it is.
+    A fractional radius makes it asymmetric. The array is cached: do not modify it.
     """
     steps = np.arange(-radius, radius + 1)
     return (steps[:, None] ** 2 + steps**2 <= radius**2).astype(np.uint8)
 
 
 def matched_contours(masks: Pair, near: UInt8[np.ndarray, "k k"]) -> float:
-    """F of a pair whose boundary pixels are found if the other boundary's lie in `near` around them."""
+    """Return F of a pair; a boundary pixel matches if the other boundary has a pixel in `near` around it."""
     true_edge, edge = _edge(masks.truth), _edge(masks.mask)
     true_length, length = cv2.countNonZero(true_edge), cv2.countNonZero(edge)
     if not length or not true_length:
@@ -125,12 +129,14 @@ def matched_contours(masks: Pair, near: UInt8[np.ndarray, "k k"]) -> float:
 
 
 def boundary(mask: Mask) -> Bool[np.ndarray, "H W"]:
-    """Pixels that differ from their right, lower or lower right neighbour; the image's border makes no boundary."""
+    """Return the pixels that differ from their right, lower or lower right neighbour; the image border is no
+    boundary.
+    """
     return _edge(binary(mask)).view(bool)
 
 
 def _edge(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """As `boundary`, in zeros and ones."""
+    """Return `boundary` as zeros and ones."""
     edge = np.zeros(mask.shape, np.uint8)
     edge[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
     edge[:-1] |= mask[:-1] ^ mask[1:]
@@ -140,19 +146,19 @@ def _edge(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 
 # -------------------------------------------------------------------------------------------------------- statistics
 class Statistics(NamedTuple):
-    """What is said of an object's scores over its frames."""
+    """Statistics of an object's scores over its frames."""
 
     mean: float
     recall: float
-    """Share of frames whose score is above RECALLED."""
+    """Fraction of frames with a score above RECALLED."""
     decay: float
-    """How much lower the mean of the last quarter is than that of the first; the quarters share their ends."""
+    """Mean of the first quarter minus mean of the last quarter; adjacent quarters share their end frames."""
 
 
 def statistics(values: Sequence[float]) -> Statistics:
-    """Mean, recall and decay. Raises ValueError for no values.
+    """Return mean, recall and decay. Raises ValueError for no values.
 
-    The quarters' ends are integers, as the official program means them; its own wrap around after 256 frames.
+    The ends of the quarters are integers, as the official program intends; its uint8 values overflow after 256 frames.
     """
     if not len(values):
         raise ValueError("statistics: no scored frames")
@@ -163,8 +169,6 @@ def statistics(values: Sequence[float]) -> Statistics:
 
 
 # ------------------------------------------------------------------------------------------------------- one sequence
-VOID = 255
-"""In true masks: background, where a prediction counts as wrong."""
 
 
 class Score(NamedTuple):
@@ -181,8 +185,10 @@ class Score(NamedTuple):
 def score_frames(
     truth: Sequence[Integer[np.ndarray, "H W"]], masks: Sequence[Integer[np.ndarray, "H W"]]
 ) -> dict[int, Score]:
-    """Each object's score over frames. The objects are those of the first true frame, which is not scored itself, nor
-    is the last (DAVIS 2017, semi-supervised)."""
+    """Return each object's score over frames (DAVIS 2017, semi-supervised).
+
+    Objects are those of the first true frame. The first and the last frame are not scored.
+    """
     scored = list(zip(truth, masks, strict=True))[1:-1]
     scores = {}
     for i in (int(i) for i in np.unique(truth[0]) if i not in (0, VOID)):
@@ -195,22 +201,23 @@ def score_frames(
 
 
 def score_folders(truth: Path, masks: Path) -> dict[int, Score]:
-    """As `score_frames`, of two folders of PNGs with the same names.
+    """Score two folders of PNGs with the same names, as `score_frames` does.
 
-    Raises ValueError naming a file that is missing or of another size.
+    Raises:
+        ValueError: with the name of a file that is missing or of another size.
     """
-    names = sorted(path.name for path in truth.glob("*.png"))
-    if len(names) < 3:
-        raise ValueError(f"{truth}: got {len(names)} masks, wanted at least 3: the first and the last are not scored")
-    pairs = [(read_labels(truth / name).labels, read_labels(masks / name).labels) for name in names]
-    for name, (true_labels, labels) in zip(names, pairs):
+    files = files_by_stem(truth, MASK_SUFFIXES)
+    if len(files) < 3:
+        raise ValueError(f"{truth}: got {len(files)} masks, expected at least 3: the first and the last are not scored")
+    pairs = [(read_labels(path).labels, read_labels(mask_path(masks, stem)).labels) for stem, path in files.items()]
+    for stem, (true_labels, labels) in zip(files, pairs):
         if true_labels.shape != labels.shape:
-            raise ValueError(f"{masks / name}: got size {labels.shape}, wanted {true_labels.shape}")
+            raise ValueError(f"{mask_path(masks, stem)}: got size {labels.shape}, expected {true_labels.shape}")
     return score_frames(*zip(*pairs))
 
 
 def mean_score(scores: Mapping[int, Score]) -> Score:
-    """The mean over objects. Raises ValueError if there are none."""
+    """Return the mean over objects. Raises ValueError if there are none."""
     if not scores:
         raise ValueError("score: no objects in the first true frame")
     return Score(*(float(np.mean(column)) for column in zip(*scores.values())))

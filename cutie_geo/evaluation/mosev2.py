@@ -1,4 +1,4 @@
-"""The measures of MOSE v2: a smoothed J, an F that is stricter with small objects, disappearance and reappearance."""
+"""Measures of MOSE v2: smoothed J, adaptive F for small objects, disappearance and reappearance."""
 
 import math
 from collections.abc import Sequence
@@ -10,17 +10,19 @@ import numpy as np
 from cutie_geo.evaluation.metrics import BOUND, Pair, disk, matched_contours, overlap
 
 SHARE = 0.1
-"""Of a true mask's root area: the tolerance of the adaptive F."""
+"""Tolerance of the adaptive F, as a fraction of the square root of a true mask's area."""
 
 
 def smoothed_region(masks: Pair) -> float:
-    """J with one pixel added to intersection and union; 1 where both masks are empty."""
+    """Return J with one pixel added to intersection and union; 1 if both masks are empty."""
     shared, union = overlap(masks)
     return (shared + 1) / (union + 1) if union else 1.0
 
 
 def contours(masks: Pair) -> tuple[float, float]:
-    """F and the adaptive F. They are one, with a lopsided disk of a broken radius, unless the object is small."""
+    """Return F and the adaptive F. They are equal, with an asymmetric disk of a fractional radius, unless the
+    object is small.
+    """
     diagonal = math.hypot(*masks.size)
     area = cv2.countNonZero(masks.truth)
     widest, adapted = BOUND * diagonal, math.ceil(SHARE * (math.sqrt(area) if area else diagonal))
@@ -31,9 +33,9 @@ def contours(masks: Pair) -> tuple[float, float]:
 
 
 def disappearance(scores: Sequence[float], absent: Sequence[bool]) -> tuple[float | None, float | None]:
-    """Mean score of the runs of frames on which an object is absent, and of those after it has come back.
+    """Return the mean scores of runs of frames on which an object is absent, and of runs after it reappears.
 
-    Means over runs of means over frames. A run at the start is of neither kind; None where there is no such run.
+    These are means over runs of means over frames. A run at the start counts for neither; None if there is no such run.
     """
     runs = [(gone, [scores[t] for t, _ in run]) for gone, run in groupby(enumerate(absent), key=lambda pair: pair[1])]
     means = {kind: [float(np.mean(run)) for gone, run in runs[1:] if gone == kind] for kind in (True, False)}

@@ -1,145 +1,224 @@
-"""Pictures of a report: bars for each sequence, J over time, the best and the worst frame beside the truth."""
+"""Figures of a report: bars for each sequence, J over time, the best and worst frame beside the ground truth."""
 
+import glob
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from cutie_geo.data.background import atomic_write
+from cutie_geo.config import require
+from cutie_geo.data.index.records import ANNOTATIONS
+from cutie_geo.data.io_threads import atomic_write
+from cutie_geo.data.listing import mask_path, natural_order
 from cutie_geo.data.masks import read_labels, resize_labels
 from cutie_geo.data.overlay import COLOURS, draw
+from cutie_geo.data.video import IMAGE_SUFFIXES, read_image
 
-INK, PAPER, GRID = (40, 40, 40), (255, 255, 255), (215, 215, 215)
-ROW, CHART = 22, 640
-"""Pixels: height of a bar's row, width of the axis from 0 to 100."""
-PLOT = (760, 320)
-"""Pixels: width and height of the axes of J over time."""
-MARGIN = 48
-TICKS = range(0, 101, 20)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, PAPER = (40, 40, 40), (255, 255, 255)
+DPI = 100
+WIDTH, ROW_HEIGHT = 8.0, 0.24
+"""Width of a chart and height of a bar's row, in inches."""
+TITLE_HEIGHT = 22
+"""Height in pixels of the title above a frame."""
 GREY = 70
-"""Of the ground that label maps are drawn on."""
+"""Background of painted label maps."""
 BARS = "sequences.png"
+FRAMES = "JPEGImages"
+"""Folder of the frames in a benchmark, beside its masks."""
+INSTALL = "pip install 'cutie_geo[plots]'"
 
 
-def write_plots(folder: Path, report: Mapping[str, Any], truth: Path, masks: Path) -> list[Path]:
-    """Write all pictures of a report; return their paths. Raises OSError.
+def write_plots(
+    folder: Path, report: Mapping[str, Any], truth: Path, masks: Path, frames: Path | None = None
+) -> list[Path]:
+    """Write all figures of a report and return their paths.
 
-    `sequences.png`; and for each sequence with objects `<sequence>/j_over_time.png`, `best.png` and `worst.png`, the
-    frames by their mean J over objects, truth left and prediction right.
+    These are `sequences.png` and, for each sequence with objects, `j_over_time.png`, `best.png` and `worst.png`. The
+    last two show the frames with the highest and lowest mean J over objects, ground truth left and prediction right.
+
+    Args:
+        frames: folder of the videos' folders of frames, over which masks are drawn. None: on grey.
+
+    Raises:
+        ValueError: if matplotlib is not installed, and for unreadable frames.
+        OSError: if a file cannot be written.
     """
     sequences = {name: entry for name, entry in report["sequences"].items() if entry["objects"]}
     written = [save(folder / BARS, bars(sequences))]
     for name, entry in sequences.items():
-        written.append(save(folder / name / "j_over_time.png", curves(name, entry["objects"])))
+        written.append(save(folder / name / "j_over_time.png", rendered(j_over_time(name, entry["objects"]))))
         for kind, (frame, j) in zip(("best", "worst"), best_and_worst(entry["objects"])):
-            picture = side_by_side(truth / name / f"{frame}.png", masks / name / f"{frame}.png")
+            file = None if frames is None else frame_of(frames / name, frame)
+            picture = side_by_side(mask_path(truth / name, frame), mask_path(masks / name, frame), file)
             written.append(save(folder / name / f"{kind}.png", titled(picture, f"{name}/{frame}: J {j:.1f}")))
     return written
 
 
+def find_frames(truth: Path) -> Path | None:
+    """Return the folder of frames of a ground truth: its path with `JPEGImages` for the last `Annotations`, or None."""
+    parts = list(truth.resolve().parts)
+    if ANNOTATIONS not in parts:
+        return None
+    place = len(parts) - 1 - parts[::-1].index(ANNOTATIONS)
+    found = Path(*parts[:place], FRAMES, *parts[place + 1 :])
+    return found if found.is_dir() else None
+
+
+def frame_of(folder: Path, frame: str) -> Path | None:
+    """Return the image of a frame; None if there is none, or several."""
+    found = [path for path in folder.glob(f"{glob.escape(frame)}.*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    return found[0] if len(found) == 1 else None
+
+
 def save(path: Path, picture: Image.Image) -> Path:
-    """Write a picture, whole or not at all, and return its path. Raises OSError."""
+    """Write an image atomically as PNG and return its path. Raises OSError."""
     with atomic_write(path) as part:
         picture.save(part, format="PNG")
     return path
 
 
 def best_and_worst(objects: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, float], tuple[str, float]]:
-    """The frames of highest and of lowest mean J over the objects scored on them, with it; the earlier of equals."""
+    """Return the frames with the highest and lowest mean J over the scored objects; the earlier one of ties."""
     scores: dict[str, list[float]] = {}
     for own in objects.values():
         for frame, j in zip(own["frames"], own["J_per_frame"]):
             scores.setdefault(frame, []).append(j)
-    means = {frame: sum(values) / len(values) for frame, values in sorted(scores.items())}
+    means = {frame: sum(scores[frame]) / len(scores[frame]) for frame in natural_order(scores)}
     best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     return (best, means[best]), (worst, means[worst])
 
 
 # ------------------------------------------------------------------------------------------------------------ charts
+def has_matplotlib() -> bool:
+    """Return True if charts can be drawn."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def require_matplotlib(where: str) -> None:
+    """Raise ValueError unless charts can be drawn."""
+    require(has_matplotlib(), f"{where}: matplotlib is not installed; {INSTALL}")
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of a size in inches. Raises ValueError if matplotlib is not installed."""
+    require_matplotlib("figures")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def rendered(figure: "Figure") -> Image.Image:
+    """Return a figure as an image."""
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def colour_of(place: int) -> tuple[float, float, float]:
+    """Return the overlay's colour of an object, as matplotlib takes it."""
+    red, green, blue = COLOURS[place % len(COLOURS)]
+    return red / 255, green / 255, blue / 255
+
+
+def bar_chart(groups: Mapping[str, Sequence[float | None]], labels: Sequence[str], numbers: Sequence[str]) -> "Figure":
+    """Return a chart of horizontal bars from 0 to 100.
+
+    Args:
+        groups: one value for each row by the name in the legend; None draws no bar.
+        labels: name of each row.
+        numbers: text at the right of each row.
+    """
+    require_matplotlib("figures")
+    from matplotlib.patches import Patch
+
+    rows, thick = len(labels), 0.8 / max(len(groups), 1)
+    figure = new_figure(WIDTH, 0.9 + ROW_HEIGHT * max(len(groups), 1.5) / 1.5 * rows)
+    axes = figure.add_subplot()
+    for k, (name, values) in enumerate(groups.items()):
+        drawn = [(row, value) for row, value in enumerate(values) if value is not None]
+        places = [row + (k - (len(groups) - 1) / 2) * thick for row, _ in drawn]
+        axes.barh(places, [value for _, value in drawn], thick, label=name, color=colour_of(k))
+    for row, text in enumerate(numbers):
+        axes.text(101, row, text, va="center", clip_on=False)
+    axes.set(xlim=(0, 100), ylim=(rows - 0.4, -0.6), yticks=range(rows))
+    axes.set_yticklabels(labels)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    handles = [Patch(color=colour_of(k), label=name) for k, name in enumerate(groups)]  # of empty series, too
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(len(groups), 1))
+    return figure
+
+
 def bars(
     rows: Mapping[str, Mapping[str, Any]], measures: Sequence[str] = ("J", "F"), written: str = "J&F"
 ) -> Image.Image:
-    """Two measures of each row, or one, as bars from 0 to 100, and one of its numbers; None is no bar and no number."""
-    font = ImageFont.load_default()
-    left = 16 + max((int(font.getlength(name)) for name in rows), default=0)
-    picture = Image.new("RGB", (left + CHART + MARGIN, ROW * len(rows) + MARGIN), PAPER)
-    pen = ImageDraw.Draw(picture)
-    for tick in TICKS:
-        x = left + tick * CHART // 100
-        pen.line([(x, 0), (x, ROW * len(rows) + 4)], GRID)
-        pen.text((x, ROW * len(rows) + 6), str(tick), INK, font, anchor="ma")
-    for row, (name, entry) in enumerate(rows.items()):
-        top = row * ROW
-        pen.text((left - 6, top + ROW // 2), name, INK, font, anchor="rm")
-        for place, value in enumerate(entry[measure] for measure in measures):
-            y = top + 3 + place * (ROW // 2 - 2)
-            if value is not None:
-                pen.rectangle([left, y, left + round(value * CHART / 100), y + ROW // 2 - 4], COLOURS[place])
-        if entry[written] is not None:
-            pen.text((left + CHART + 4, top + ROW // 2), f"{entry[written]:.1f}", INK, font, anchor="lm")
-    _legend(pen, (left, ROW * len(rows) + 22), measures)
-    return picture
+    """Draw measures of each row as bars from 0 to 100, and write one of its numbers; None is left out."""
+    groups = {measure: [entry[measure] for entry in rows.values()] for measure in measures}
+    numbers = ["" if entry[written] is None else f"{entry[written]:.1f}" for entry in rows.values()]
+    return rendered(bar_chart(groups, list(rows), numbers))
 
 
-def curves(name: str, objects: Mapping[str, Mapping[str, Any]]) -> Image.Image:
-    """J of each object over the sequence's scored frames."""
-    font = ImageFont.load_default()
-    frames = sorted({frame for own in objects.values() for frame in own["frames"]})
-    width, height = PLOT
-    picture = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), PAPER)
-    pen = ImageDraw.Draw(picture)
-    for tick in TICKS:
-        y = MARGIN + height - tick * height // 100
-        pen.line([(MARGIN, y), (MARGIN + width, y)], GRID)
-        pen.text((MARGIN - 6, y), str(tick), INK, font, anchor="rm")
-    for frame, x, anchor in ((frames[0], MARGIN, "la"), (frames[-1], MARGIN + width, "ra")):
-        pen.text((x, MARGIN + height + 6), frame, INK, font, anchor=anchor)
-    place = {frame: MARGIN + t * width / max(len(frames) - 1, 1) for t, frame in enumerate(frames)}
-    for k, own in enumerate(objects.values()):
-        points = [(place[f], MARGIN + height * (1 - j / 100)) for f, j in zip(own["frames"], own["J_per_frame"])]
-        _curve(pen, points, COLOURS[k % len(COLOURS)])
-    pen.text((MARGIN, 8), f"{name}: J over time", INK, font)
-    _legend(pen, (MARGIN, MARGIN + height + 26), [f"object {i}" for i in objects])
-    return picture
-
-
-def _curve(pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], colour: tuple[int, int, int]) -> None:
-    """A line through the points, or a dot at a single one."""
-    if len(points) > 1:
-        pen.line(points, colour, 2)
-    for x, y in points[:1]:
-        pen.ellipse([x - 2, y - 2, x + 2, y + 2], colour)
-
-
-def _legend(pen: ImageDraw.ImageDraw, corner: tuple[int, int], names: Sequence[str]) -> None:
-    x, y = corner
-    for k, name in enumerate(names):
-        pen.rectangle([x, y, x + 10, y + 10], COLOURS[k % len(COLOURS)])
-        pen.text((x + 14, y + 5), name, INK, ImageFont.load_default(), anchor="lm")
-        x += 24 + int(ImageFont.load_default().getlength(name))
+def j_over_time(name: str, objects: Mapping[str, Mapping[str, Any]]) -> "Figure":
+    """Return a chart of the J of each object over the scored frames of a sequence."""
+    frames = natural_order({frame for own in objects.values() for frame in own["frames"]})
+    place = {frame: t for t, frame in enumerate(frames)}
+    figure = new_figure(WIDTH, 4.0)
+    axes = figure.add_subplot()
+    for k, (i, own) in enumerate(objects.items()):
+        marker = "o" if len(own["frames"]) == 1 else ""
+        steps = [place[frame] for frame in own["frames"]]
+        axes.plot(steps, own["J_per_frame"], marker=marker, label=f"object {i}", color=colour_of(k))
+    axes.set(title=f"{name}: J over time", xlabel="frame", ylabel="J", ylim=(-2, 102))
+    ends = sorted({0, len(frames) - 1})
+    axes.set_xticks(ends, [frames[t] for t in ends])
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=6)
+    return figure
 
 
 # ------------------------------------------------------------------------------------------------------------ frames
-def side_by_side(truth: Path, mask: Path) -> Image.Image:
-    """A frame's true label map left, the predicted one right; a missing one is empty."""
+def side_by_side(truth: Path, mask: Path, frame: Path | None = None) -> Image.Image:
+    """Draw a frame's true label map left and the predicted one right; a missing prediction is empty.
+
+    Args:
+        frame: image below the masks. None: grey.
+
+    Raises:
+        ValueError: for a file that cannot be read.
+    """
     true_labels = read_labels(truth).labels
     labels = read_labels(mask).labels if mask.is_file() else np.zeros_like(true_labels)
-    parts = [painted(true_labels), painted(resize_labels(labels, true_labels.shape))]
+    ground = None if frame is None else _fitted(read_image(frame), true_labels.shape)
+    parts = [painted(own, ground) for own in (true_labels, resize_labels(labels, true_labels.shape))]
     gap = np.full((true_labels.shape[0], 4, 3), PAPER, np.uint8)
     return Image.fromarray(np.concatenate([parts[0], gap, parts[1]], axis=1))
 
 
 def titled(picture: Image.Image, title: str) -> Image.Image:
-    """A picture under a line of text."""
-    out = Image.new("RGB", (picture.width, picture.height + ROW), PAPER)
-    out.paste(picture, (0, ROW))
-    ImageDraw.Draw(out).text((4, ROW // 2), title, INK, ImageFont.load_default(), anchor="lm")
+    """Return an image with a line of text above it."""
+    out = Image.new("RGB", (picture.width, picture.height + TITLE_HEIGHT), PAPER)
+    out.paste(picture, (0, TITLE_HEIGHT))
+    ImageDraw.Draw(out).text((4, TITLE_HEIGHT // 2), title, INK, ImageFont.load_default(), anchor="lm")
     return out
 
 
-def painted(labels: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """A label map as a picture on grey, an id in the same colour everywhere."""
-    return draw(np.full((*labels.shape, 3), GREY, np.uint8), labels)
+def painted(
+    labels: Integer[np.ndarray, "H W"], ground: UInt8[np.ndarray, "H W 3"] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Paint a label map over an image, or on grey, each id in the overlay's colour."""
+    return draw(np.full((*labels.shape, 3), GREY, np.uint8) if ground is None else ground, labels)
+
+
+def _fitted(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, ...]) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """Return a frame at the size of its label maps."""
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -1,10 +1,11 @@
-"""The report of an evaluation, ready for JSON: percentages of everything, each sequence, each object and frame."""
+"""Evaluation report, ready for JSON: percentages overall and by sequence, object and frame."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from cutie_geo.evaluation.folders import WHITE
 from cutie_geo.evaluation.metrics import statistics
 from cutie_geo.evaluation.mosev2 import disappearance
 from cutie_geo.evaluation.protocols import GROUPED, Settings
@@ -14,15 +15,16 @@ Report = dict[str, Any]
 Numbers = dict[str, float | None]
 
 MAIN = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
-"""What is reported of everything, each sequence and each object, from 0 to 100."""
+"""Numbers reported overall, by sequence and by object, from 0 to 100."""
 
 
 def build_report(scores: Sequence[SequenceScores], settings: Settings) -> Report:
-    """All numbers. Raises ValueError where there is no object at all."""
+    """Return the report. Raises ValueError if there are no objects."""
     sequences = {item.sequence: _sequence(item, settings) for item in scores}
     objects = [(name, i, own) for name, entry in sequences.items() for i, own in entry["objects"].items()]
     if not objects:
-        raise ValueError(f"score: no object to score in {len(scores)} sequences")
+        white = any(warning.endswith(WHITE) for item in scores for warning in item.warnings)
+        raise ValueError(f"score: no object to score in {len(scores)} sequences{WHITE if white else ''}")
     overall, groups, notes = _overall(objects, settings)
     warnings = [f"{item.sequence}: {text}" for item in scores for text in item.warnings] + notes
     return {
@@ -80,14 +82,14 @@ def _percent(values: Iterable[float]) -> list[float]:
 
 
 def stability(scores: ObjectScores) -> float:
-    """V of LVOS: the deviation of J&F over frames, its square rounded to 4 digits as the official program does."""
+    """Return V of LVOS: the deviation of J&F over frames, its square rounded to 4 digits as in the official program."""
     both = (np.asarray(scores.j) + np.asarray(scores.f)) / 2
     return float(np.sqrt(np.round(np.mean((both - both.mean()) ** 2), 4)))
 
 
 # ------------------------------------------------------------------------------------------------------------- means
 def mean_numbers(entries: Iterable[Mapping[str, Any]]) -> Numbers:
-    """The mean of each number over the entries that have it; None where none has, NaN nowhere."""
+    """Return the mean of each number over the entries that have it; None (never NaN) if none has."""
     entries = list(entries)
     names = dict.fromkeys(name for entry in entries for name, value in entry.items() if _is_number(value))
     means: Numbers = dict.fromkeys(MAIN)
@@ -104,26 +106,28 @@ def _is_number(value: Any) -> bool:
 def _overall(
     objects: Sequence[tuple[str, str, Report]], settings: Settings
 ) -> tuple[Numbers, dict[str, Report], list[str]]:
-    """The numbers of everything and of groups, and warnings."""
+    """Return the overall numbers, those of groups, and warnings."""
     pooled = mean_numbers(own for _, _, own in objects)
     groups = {kind: [own for name, i, own in objects if _group(name, i, settings) == kind] for kind in GROUPS}
-    told: dict[str, Report] = {
+    reports: dict[str, Report] = {
         kind: {**mean_numbers(own), "objects": len(own)} for kind, own in groups.items() if own and settings.unseen
     }
     if settings.protocol not in GROUPED:
-        return pooled, told, []
+        return pooled, reports, []
     if not settings.unseen:
-        return pooled, told, ["seen and unseen are not told apart: the numbers are means over all objects"]
-    notes = [f"no {kind} objects: the numbers are those of the others" for kind in GROUPS if kind not in told]
-    columns = {name: [told[kind][name] for kind in told if told[kind].get(name) is not None] for name in pooled}
-    return {name: float(np.mean(own)) if own else None for name, own in columns.items()}, told, notes
+        return pooled, reports, ["seen and unseen are not separated: the numbers are means over all objects"]
+    notes = [f"no {kind} objects: the numbers are those of the others" for kind in GROUPS if kind not in reports]
+    columns = {
+        name: [reports[kind][name] for kind in reports if reports[kind].get(name) is not None] for name in pooled
+    }
+    return {name: float(np.mean(own)) if own else None for name, own in columns.items()}, reports, notes
 
 
 GROUPS = ("seen", "unseen")
 
 
 def _group(sequence: str, object_id: str, settings: Settings) -> str:
-    """Whether a sequence or, for YouTube-VOS, an object's category is unseen."""
+    """Return the group of a sequence or, for YouTube-VOS, of an object's category: seen or unseen."""
     name = sequence
     if settings.protocol == "youtubevos":
         objects = settings.meta.get(sequence, {}).get("objects", {})

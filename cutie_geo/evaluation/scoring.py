@@ -1,11 +1,12 @@
-"""Scores of whole sequences, one after the other or many at a time in processes; the same numbers either way."""
+"""Scoring of sequences, sequentially or in parallel processes with identical results."""
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -14,7 +15,6 @@ from jaxtyping import UInt8
 
 from cutie_geo.evaluation.folders import Reader, Treatment, labels_in
 from cutie_geo.evaluation.metrics import (
-    VOID,
     Pair,
     disk,
     matched_contours,
@@ -24,16 +24,18 @@ from cutie_geo.evaluation.metrics import (
 )
 from cutie_geo.evaluation.mosev2 import contours, smoothed_region
 from cutie_geo.evaluation.protocols import Plan, Settings, plan
-from cutie_geo.workers import clean_processes, uninterrupted
+from cutie_geo.multiprocessing import clean_processes, uninterrupted
+from cutie_geo.structures import VOID
 
 AHEAD = 16
-"""Jobs for each process that are given out before their results are asked for: a long one holds nobody up."""
+"""Jobs per process submitted ahead, so that a long job does not block others."""
+NO_FOLDERS: Mapping[str, Path] = MappingProxyType({})
 Scores = TypeVar("Scores")
 
 
 @dataclass
 class ObjectScores:
-    """One object's scores from 0 to 1 on its scored frames, in their order."""
+    """One object's scores from 0 to 1 on its scored frames, in frame order."""
 
     frames: list[str] = field(default_factory=list)
     j: list[float] = field(default_factory=list)
@@ -46,39 +48,39 @@ class ObjectScores:
 
 @dataclass
 class SequenceScores:
-    """What a sequence scored."""
+    """Scores of one sequence."""
 
     sequence: str
     objects: dict[int, ObjectScores]
     frames: int
-    """Frames of which anything was scored."""
+    """Number of frames with scores."""
     warnings: tuple[str, ...]
     treated: tuple[Treatment, ...]
-    """What was wrong and scored nevertheless."""
+    """Faults that were scored nevertheless."""
 
 
 # ---------------------------------------------------------------------------------------------------- one sequence
 def score_sequence(sequence: str, truth: Path, masks: Path, settings: Settings) -> SequenceScores:
-    """The scores of one sequence from its two folders. Raises EvaluationError."""
+    """Score one sequence from its two folders. Raises EvaluationError."""
     reader = Reader(sequence, truth, masks, settings.lenient)
     todo = plan(reader, settings)
     objects = {i: ObjectScores() for i in todo.objects or ()}
     mosev2 = settings.protocol == "mosev2"
     lost = mosev2 and settings.lenient and not masks.is_dir()
     for frame in todo.frames:
-        leave_if_told(sequence)
+        raise_if_stopped(sequence)
         true_labels, labels = _read(reader, todo, frame)
         _add_frame(objects, todo, frame, true_labels, labels, mosev2, lost)
     for i, count in todo.zeros.items():
         objects[i].j += [0.0] * count
         objects[i].f += [0.0] * count
-    if todo.objects is None:  # labels that no true mask holds are no objects
+    if todo.objects is None:  # labels without a true mask are not objects
         objects = {i: own for i, own in sorted(objects.items()) if not all(own.absent)}
     return SequenceScores(sequence, objects, len(todo.frames), todo.warnings, tuple(reader.treated))
 
 
 def _read(reader: Reader, todo: Plan, frame: str) -> tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
-    """True and predicted labels of a frame, as the plan takes them."""
+    """Return true and predicted labels of a frame, converted as the plan requires."""
     true_labels = reader.true_labels(frame)
     labels = reader.labels(frame, true_labels.shape, todo.known)
     if todo.single:
@@ -97,7 +99,7 @@ def _add_frame(
     mosev2: bool,
     lost: bool,
 ) -> None:
-    """Score every object that is due on a frame. lost: with 0, since MOSE v2 gives nothing for a missing sequence."""
+    """Score all objects of a frame. If `lost`, scores are 0, as MOSE v2 does for a missing sequence."""
     if todo.objects is None:
         for i in (*labels_in(true_labels), *labels_in(labels)):
             objects.setdefault(i, ObjectScores())
@@ -132,39 +134,53 @@ class Job(NamedTuple):
 
 
 class Stopped(Exception):
-    """The scoring of a sequence ended early because everything does."""
+    """Scoring of a sequence was stopped."""
 
 
 _stop: Any = None
-"""In a worker: the event that tells it to leave; it looks after each frame."""
+"""Event that stops a worker, checked after each frame."""
 
 
-def jobs(truth: Path, masks: Path, sequences: Sequence[str], settings: Settings) -> list[Job]:
-    """One job for each sequence, each with its own part of the meta file only."""
+def jobs(
+    truth: Path,
+    masks: Path,
+    sequences: Sequence[str],
+    settings: Settings,
+    folders: Mapping[str, Path] = NO_FOLDERS,
+) -> list[Job]:
+    """Return one job for each sequence, each with its own part of the meta file only.
+
+    Args:
+        folders: folders of true masks by sequence, where they are not in `truth`.
+    """
     found = []
     for name in sequences:
         meta = {name: settings.meta[name]} if name in settings.meta else {}
         own = Settings(settings.protocol, settings.lenient, settings.all_frames, meta, settings.unseen)
-        found.append(Job(name, truth / name, masks / name, own))
+        found.append(Job(name, folders.get(name, truth / name), masks / name, own))
     return found
 
 
 def score_sequences(todo: Sequence[Job], workers: int = 1) -> Iterator[SequenceScores]:
-    """The scores of each job, in order, by as many processes. Raises the EvaluationError of the first that has one.
+    """Yield the scores of each job in order, computed by `workers` processes. Raises the first EvaluationError in
+    order.
 
-    However it is left, no process stays behind: each ends within a frame.
+    When the generator is closed, all processes end within a frame.
     """
     yield from in_processes(score_sequence, todo, workers)
 
 
 def in_processes(score: Callable[..., Scores], todo: Sequence[tuple[Any, ...]], workers: int = 1) -> Iterator[Scores]:
-    """`score(*job)` of each job, in order, by as many processes, with few results waiting at any time.
+    """Yield `score(*job)` of each job in order, computed by `workers` processes with a bounded queue of results.
 
-    Raises ValueError for less than one process, and what `score` raises for the first job that fails. However it is
-    left, no process stays behind: each ends once `score` calls `leave_if_told`.
+    When the generator is closed, each process ends as soon as `score` calls `raise_if_stopped`.
+
+    Raises:
+        ValueError: for less than one process.
+        Exception: the error of the first failing job in order.
     """
     if workers < 1:
-        raise ValueError(f"workers: got {workers}, wanted 1 or more")
+        raise ValueError(f"workers: got {workers}, expected 1 or more")
     if min(workers, len(todo)) <= 1:
         yield from (score(*job) for job in todo)
         return
@@ -185,14 +201,14 @@ def in_processes(score: Callable[..., Scores], todo: Sequence[tuple[Any, ...]], 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def leave_if_told(sequence: str) -> None:
-    """Raises Stopped in a worker whose parent is about to end; to be called after each frame."""
+def raise_if_stopped(sequence: str) -> None:
+    """Raise Stopped in a worker whose parent is about to exit. Call it after each frame."""
     if _stop is not None and _stop.is_set():
         raise Stopped(f"{sequence}: stopped")
 
 
 def _enter(stop: Any) -> None:
-    """Begin a worker: interruptions are the parent's business, and one thread is its share."""
+    """Initialise a worker with one thread; the parent handles SIGINT."""
     global _stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)

@@ -1,6 +1,6 @@
-"""Runs that saved their probabilities, put together afterwards: an ensemble of any models and views.
+"""Ensemble of finished runs from their saved probabilities.
 
-The sum is the one that a live ensemble takes, but for the rounding of files to 1/255.
+The result equals that of a live ensemble, except for the rounding of files to 1/255.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from cutie_geo.config import require, to_dict
-from cutie_geo.data.background import map_ahead
+from cutie_geo.data.io_threads import map_ahead
 from cutie_geo.data.masks import read_labels, read_probs, write_labels, write_probs
-from cutie_geo.inference.clean import Cleaning
+from cutie_geo.inference.postprocess import Cleaning
 from cutie_geo.inference.results import Report, Results, refuse_others
 from cutie_geo.inference.segment import presence
 from cutie_geo.progress import progress
@@ -24,21 +24,25 @@ from cutie_geo.structures import ObjectId
 
 
 class FuseOptions(NamedTuple):
-    """How runs are put together."""
+    """Options of the fusion of runs."""
 
     weights: tuple[float, ...]
-    """Of each run; they sum to 1."""
+    """Weight of each run; the sum is 1."""
     cleaning: Cleaning = Cleaning()
     save_probs: bool = False
-    """Write the mean probabilities too."""
+    """Write the mean probabilities as well."""
     workers: int = 2
-    """Threads."""
+    """Number of threads."""
     overwrite: bool = False
-    """Fuse again what is complete or was made with other settings."""
+    """Repeat the fusion of complete videos and of those with other settings."""
 
 
 class Fusion:
-    """One video in several runs. Raises ValueError, naming the run, where they don't fit together."""
+    """One video in several runs.
+
+    Raises:
+        ValueError: If a run is incomplete, lacks probabilities or has other frames; the message contains its folder.
+    """
 
     def __init__(self, runs: Sequence[Results], video: str) -> None:
         self.runs, self.video = list(runs), video
@@ -55,9 +59,10 @@ class Fusion:
         self.input = {"runs": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}
 
     def frame(self, name: str, weights: Sequence[float]) -> tuple[Float32[np.ndarray, "N1 H W"], tuple[ObjectId, ...]]:
-        """The weighted mean of a frame's probabilities in all runs, and the objects of its channels after the first.
+        """Return the weighted mean of a frame's probabilities, and the object ids of its channels after the first.
 
-        Raises ValueError naming the file that is missing, damaged, or of other objects or another size.
+        Raises:
+            ValueError: If a file is missing, damaged, or of other objects or another size.
         """
         first = self.runs[0].probs(self.video, name)
         total, ids = read_probs(first)
@@ -65,17 +70,19 @@ class Fusion:
         for run, weight in zip(self.runs[1:], weights[1:]):
             path = run.probs(self.video, name)
             probs, own = read_probs(path)
-            require(set(own) == set(ids), f"{path}: objects {list(own)}, wanted {list(ids)} as in {first}")
+            require(set(own) == set(ids), f"{path}: objects {list(own)}, expected {list(ids)} as in {first}")
             size, wanted = probs.shape[1:], total.shape[1:]
-            require(size == wanted, f"{path}: size {size}, wanted {wanted} as in {first}")
+            require(size == wanted, f"{path}: size {size}, expected {wanted} as in {first}")
             total += weight * probs[[0, *(1 + own.index(i) for i in ids)]]
         return total, ids
 
 
 def fuse_video(fusion: Fusion, results: Results, options: FuseOptions, line: int = 0, leave: bool = True) -> Report:
-    """Put a video of several runs together; `line` and `leave` are those of its progress bar. A complete one is left.
+    """Fuse one video of several runs, unless it is complete; `line` and `leave` are options of its progress bar.
 
-    Raises ValueError, before anything is written, if it was made with other settings, and as `Fusion.frame` does.
+    Raises:
+        ValueError: If the video was fused with other settings, before anything is written; for invalid files, as
+            `Fusion.frame` does.
     """
     settings = {"weights": list(options.weights)} | (
         {"cleaning": to_dict(options.cleaning)} if options.cleaning else {}
@@ -86,16 +93,17 @@ def fuse_video(fusion: Fusion, results: Results, options: FuseOptions, line: int
         if results.has_all(report, probs=options.save_probs):
             return report | {"skipped": True}
     started = time.perf_counter()
-    results.begin(fusion.video)
+    results.begin(fusion.video, options.overwrite)
 
     def one(name: str) -> tuple[Int32[np.ndarray, "H W"], dict[ObjectId, float]]:
         probs, ids = fusion.frame(name, options.weights)
         sure = {i: round(value, 4) for i, value in presence(probs, ids).items()}
         labels = np.array([0, *ids], np.int32)[probs.argmax(axis=0)]
         labels = options.cleaning(labels, sure) if options.cleaning else labels
-        write_labels(results.labels(fusion.video, name), labels, fusion.palette, fusion.long_ids)
+        video = fusion.video
+        results.write(video, results.labels(video, name), write_labels, labels, fusion.palette, fusion.long_ids)
         if options.save_probs:
-            write_probs(results.probs(fusion.video, name), probs / probs.sum(axis=0), ids)
+            results.write(video, results.probs(video, name), write_probs, probs / probs.sum(axis=0), ids)
         return labels, sure
 
     seen: list[Mapping[ObjectId, float]] = []
@@ -123,24 +131,29 @@ def fuse_video(fusion: Fusion, results: Results, options: FuseOptions, line: int
 
 
 def _report(run: Results, video: str) -> dict[str, Any]:
-    """What a run says of a video that it has completed, with its probabilities. Raises ValueError if it has not."""
+    """Return a run's report of a video. Raises ValueError if the video is incomplete or lacks probabilities."""
     report = run.done(video)
-    require(report is not None, f"{run.root}: {video} is not complete there")
+    require(report is not None, f"{run.root}: {video}: incomplete")
     assert report is not None
     missing = next((name for name in report["frames"] if not run.probs(video, name).is_file()), None)
     require(
-        missing is None, f"{run.root}: {video}: no probabilities of frame {missing}, wanted a run with --save-probs"
+        missing is None, f"{run.root}: {video}: no probabilities of frame {missing}, expected a run with --save-probs"
     )
     return report
 
 
 def open_runs(roots: Sequence[Path]) -> list[Results]:
-    """Folders of results. Raises ValueError for one that isn't, or that is there twice."""
-    runs = [Results(root) for root in roots]
+    """Open folders of results, or their folders of masks.
+
+    Raises:
+        ValueError: If a folder is not a folder of results or is repeated.
+    """
+    runs = [Results.at(root) for root in roots]
     for run in runs:
         require(run.root.is_dir(), f"{run.root}: no such folder")
-        require(bool(run.reports()), f"{run.root}: not a folder of results, wanted what infer --save-probs wrote")
+        run.refuse_old_layout()
+        require(bool(run.noted()), f"{run.root}: not a folder of results, expected the output of infer --save-probs")
     places = [run.root.resolve() for run in runs]
     twice = next((run.root for i, run in enumerate(runs) if places[i] in places[:i]), None)
-    require(twice is None, f"{twice}: given twice; a weight counts a run for more")
+    require(twice is None, f"{twice}: repeated; expected each run once. Use a weight to count a run more")
     return runs

@@ -1,4 +1,4 @@
-"""What a run does with each of its videos."""
+"""Options of an inference run."""
 
 import json
 import math
@@ -7,81 +7,103 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cutie_geo.config import TrackerConfig, require, to_dict
-from cutie_geo.inference.clean import Cleaning
+from cutie_geo.data.live import LiveOptions
 from cutie_geo.inference.ensemble import FEEDBACKS, View, views_of
+from cutie_geo.inference.postprocess import Cleaning
+
+DIRECTIONS = ("forward", "backward", "both", "auto")
+"""Forward from the first frame; backward from the last one; forward and, for the frames before the first mask, also
+backward from it; auto, which is `both` if the first mask is not on the first frame.
+"""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What is done with each video. Raises ValueError for numbers that can't work."""
+    """Options for every video of a run.
+
+    Raises:
+        ValueError: For invalid values.
+    """
 
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
-    size: int = -1
-    """Frames whose shorter side is longer are shrunk to it; results are written at the files' size. -1 for never."""
+    """Options of every tracker. Frames are read at `max_internal_size`; results have the size of the files."""
+    default_size: int = -1
+    """Fallback for `tracker.max_internal_size` if neither the user nor the model sets it; -1 disables resizing."""
     scales: tuple[float, ...] = (1.0,)
-    """Of the frames after `size`: each is a view of its own."""
+    """Scales of the resized frames; each is a separate view."""
     flip: bool = False
-    """Every scale is seen mirrored too."""
+    """Add the horizontal flip of every scale as a view."""
     feedback: str = "own"
-    """What each view goes on from: "own" or "merged" predictions."""
-    model_weights: tuple[float, ...] | None = None
-    """Of several models, in their order; None for equal ones."""
-    model_sizes: tuple[int, ...] | None = None
-    """Shorter side that frames are shrunk to for each of several models, after `size`; -1: not. None: for none."""
+    """Predictions that each view commits: "own" or "merged"."""
+    coefficients: tuple[float, ...] | None = None
+    """Weights of several models, in their order; None for equal weights."""
     devices: tuple[str, ...] = ()
-    """Where views, or several models, are spread over; none for where the models are."""
+    """Devices of views or of several models; empty for the models' devices."""
     view_workers: int | None = None
-    """Threads that views, or several models, share; None for one on each device."""
+    """Number of threads for views or for several models; None for one per device."""
     cleaning: Cleaning = field(default_factory=Cleaning)
-    """What is done to label maps before they are written."""
+    """Post-processing of label maps before they are written."""
     overlay: bool = False
     save_probs: bool = False
     save_depth: bool = False
     lookahead: int = 1
-    """Frames that go through the encoder as one batch."""
+    """Number of frames encoded as one batch."""
     encode_threads: int = 0
-    """Of torch's threads on a CPU, those that encode the next frames while the others segment; 0: one by one."""
+    """Number of torch's CPU threads that encode the next frames while the others segment; 0 encodes sequentially."""
     fps: float | None = None
-    """Of overlays; None for the video's own."""
+    """Frame rate of overlays; None for the video's frame rate."""
     workers: int = 2
-    """Threads that read and as many that write."""
+    """Number of reading threads, and of writing threads."""
     overwrite: bool = False
-    """Segment complete videos again, and those of other settings."""
+    """Segment complete videos again, including those with other settings."""
+    direction: str = "forward"
+    """One of `DIRECTIONS`: order in which frames are segmented."""
+    corrections: bool = False
+    """Treat masks of tracked objects as corrections of their predictions."""
     single_object: bool = False
-    """All labels of a mask are one object."""
+    """Merge all labels of a mask to one object."""
+    live: LiveOptions | None = None
+    """Options of a live source; None for sources with an end."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else decides what the masks will be, such as model and weights."""
+    """Other settings that determine the masks, such as model and weights."""
 
     def __post_init__(self) -> None:
-        require(self.size == -1 or self.size >= 16, f"size: got {self.size}, wanted -1 or at least 16 pixels")
         views_of(self.scales, self.flip)
-        require(self.feedback in FEEDBACKS, f"feedback: got {self.feedback!r}, wanted {' or '.join(FEEDBACKS)}")
+        require(self.feedback in FEEDBACKS, f"feedback: got {self.feedback!r}, expected {' or '.join(FEEDBACKS)}")
+        known = self.direction in DIRECTIONS
+        require(known, f"direction: got {self.direction!r:.20}, expected {', '.join(DIRECTIONS)}")
         few = self.view_workers
-        require(few is None or few >= 1, f"view_workers: got {few}, wanted 1 or more")
-        require(self.workers >= 1, f"workers: got {self.workers}, wanted 1 or more")
-        require(self.lookahead >= 1, f"lookahead: got {self.lookahead}, wanted 1 or more")
+        require(few is None or few >= 1, f"view_workers: got {few}, expected 1 or more")
+        require(self.workers >= 1, f"workers: got {self.workers}, expected 1 or more")
+        require(self.lookahead >= 1, f"lookahead: got {self.lookahead}, expected 1 or more")
         threads = self.encode_threads
-        require(threads >= 0, f"encode_threads: got {threads}, wanted 0 or more")
+        require(threads >= 0, f"encode_threads: got {threads}, expected 0 or more")
         good_rate = self.fps is None or (self.fps > 0 and math.isfinite(self.fps))
-        require(good_rate, f"fps: got {self.fps}, wanted a positive number")
+        require(good_rate, f"fps: got {self.fps}, expected a positive number")
 
     @property
     def views(self) -> tuple[View, ...]:
-        """How each frame is looked at."""
+        """Views of each frame."""
         return views_of(self.scales, self.flip)
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether a frame is looked at in any other way than as it is."""
+        """True if there is any view besides the unscaled, unflipped one."""
         return self.views != (View(),)
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides what the masks will be, but for the video itself, as it reads after a trip through JSON."""
-        shown = {"size": self.size, "tracker": to_dict(self.tracker), "single_object": self.single_object}
+        """Return all settings that determine the masks, apart from the video, as JSON-compatible values."""
+        shown = {"tracker": to_dict(self.tracker), "single_object": self.single_object}
+        if self.tracker.max_internal_size is None:
+            shown |= {"default_size": self.default_size}
         if self.is_ensemble:
             shown |= {"ensemble": {"scales": self.scales, "flip": self.flip, "feedback": self.feedback}}
-        if self.model_weights or self.model_sizes:
-            shown |= {"models": {"weights": self.model_weights, "sizes": self.model_sizes}}
+        if self.coefficients:
+            shown |= {"models": {"weights": self.coefficients}}
+        if self.corrections:
+            shown |= {"corrections": True}
+        if self.direction in ("backward", "both"):
+            shown |= {"direction": self.direction}
         if self.cleaning:
             shown |= {"cleaning": to_dict(self.cleaning)}
         return json.loads(json.dumps({**self.settings, **shown}))

@@ -1,105 +1,105 @@
-"""Many videos into a folder of results: resumable, and one bad video never spoils the others."""
+"""Resumable segmentation of many videos, in which a failed video does not affect the others."""
 
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
 from av.error import FFmpegError
 
 from cutie_geo.data.index import VideoRecord
-from cutie_geo.errors import is_shortage, reason
-from cutie_geo.inference.methods import VideoModel
-from cutie_geo.inference.one_video import segment_record
+from cutie_geo.data.locks import Busy
+from cutie_geo.errors import is_out_of_memory, reason
+from cutie_geo.inference.one_video import VideoRun, segment_record
 from cutie_geo.inference.options import RunOptions
-from cutie_geo.inference.prompts import Prompter
 from cutie_geo.inference.results import Report, Results, refuse_other_settings
 from cutie_geo.progress import progress
 
 log = logging.getLogger(__name__)
 
+BUSY = "busy"
+"""Report entry of a video that another process is writing."""
+
 
 def open_results(output: Path, records: Sequence[VideoRecord], options: RunOptions) -> Results:
-    """The folder of results, made if it isn't there.
+    """Open a folder of results and create it if needed. `output` may also be its folder of masks.
 
-    Raises ValueError if it can't be written, or if it has one of the videos with other settings.
+    Raises:
+        ValueError: If the folder is not writable, contains one of the videos with other settings, or has the layout of
+            an earlier version.
     """
-    results = Results(output)
+    results = Results.at(output)
     results.make_writable()
     refuse_other_settings(results, records, options)
     return results
 
 
-def run_videos(
-    models: Sequence[VideoModel],
-    records: Sequence[VideoRecord],
-    results: Results,
-    options: RunOptions,
-    process: int = 0,
-    prompter: Prompter | None = None,
-) -> list[Report]:
-    """Segment every video that isn't complete yet, with one model or several together; return a report for each, in
-    order.
+def run_videos(run: VideoRun, records: Sequence[VideoRecord], process: int = 0) -> list[Report]:
+    """Segment every video that is not complete yet.
 
-    A video that fails is reported with its `error` and the next one begins. process: which of several this is, so that
-    their progress bars don't cover each other.
+    A video that another process is writing is retried after the others.
+
+    Args:
+        run: Models, options and the folder of results.
+        records: Videos.
+        process: Index of this process, which sets the lines of its progress bars.
+
+    Returns:
+        Report of each video, in order. A failed video has an `error`, and `busy` if another process is writing it.
     """
-    reports: list[Report] = []
+    reports: dict[str, Report] = {}
+    busy: list[VideoRecord] = []
     several = len(records) > 1
     line, name = 2 * process, f"videos ({process})" if process else "videos"
     with progress(len(records), name, "video", line, show=several) as bar:
-        for record in records:
-            reports.append(_complete_or_attempt(models, record, results, options, line, several, prompter))
-            failed = sum("error" in report for report in reports)
+        for record in chain(records, busy):  # videos that another process is writing are retried at the end
+            try:
+                reports[record.name] = _complete_or_attempt(run, record, line, several)
+            except Busy as error:
+                if record not in busy:
+                    log.log(logging.WARNING if several else logging.INFO, "%s", error)
+                    busy.append(record)
+                    continue
+                reports[record.name] = {"video": record.name, "error": str(error), BUSY: True}
+            failed = sum("error" in report for report in reports.values())
             if failed:
                 bar.set_postfix(failed=failed, refresh=False)
             bar.update()
-    return reports
+    return [reports[record.name] for record in records]
 
 
-def _complete_or_attempt(
-    models: Sequence[VideoModel],
-    record: VideoRecord,
-    results: Results,
-    options: RunOptions,
-    line: int,
-    several: bool,
-    prompter: Prompter | None,
-) -> Report:
-    """The report of a complete video, or of the attempt to make it complete."""
-    complete = None if options.overwrite else results.complete(record.name, options)
+def _complete_or_attempt(run: VideoRun, record: VideoRecord, line: int, several: bool) -> Report:
+    """Return the report of a complete video, or segment the video."""
+    complete = None if run.options.overwrite else run.results.complete(record.name, run.options)
     if complete is not None:
         return complete | {"skipped": True}
-    report = _attempt(models, record, results, options, line + several, not several, prompter)
+    with run.results.lock(record.name):
+        # another process may have finished it meanwhile
+        complete = None if run.options.overwrite else run.results.complete(record.name, run.options)
+        if complete is not None:
+            return complete | {"skipped": True}
+        report = _attempt(run, record, line + several, leave=not several)
     if "error" in report and several:
         log.error("%s", report["error"])
     return report
 
 
-def _attempt(
-    models: Sequence[VideoModel],
-    record: VideoRecord,
-    results: Results,
-    options: RunOptions,
-    line: int,
-    leave: bool,
-    prompter: Prompter | None,
-) -> Report:
-    """Segment a video and note what came of it."""
+def _attempt(run: VideoRun, record: VideoRecord, line: int, leave: bool) -> Report:
+    """Segment a video and write its report, even if it fails."""
     try:
-        report = segment_record(models, record, results, options, line, leave, prompter)
-        results.keep(report)
+        report = segment_record(run, record, line, leave)
+        run.results.keep(report)
         return report
     except Exception as error:
         report = {"video": record.name, "error": reason(error, record.name)}
-        if not (is_shortage(error) or isinstance(error, (ValueError, OSError, FFmpegError))):
-            log.exception("%s: this looks like a fault of the program", record.name)
-    if any(
-        model.device.type == "cuda" for model in models
-    ):  # here, where the error no longer holds the video's tensors
+        if not (is_out_of_memory(error) or isinstance(error, (ValueError, OSError, FFmpegError))):
+            log.exception("%s: unexpected error, probably a bug", record.name)
+    # here the error no longer references the video's tensors
+    if any(model.device.type == "cuda" for model in run.models):
         torch.cuda.empty_cache()
     try:
-        results.keep(report)
-    except OSError as error:  # a full disk, perhaps; the report still reaches the caller
-        log.debug("%s: %s", results.note(record.name), error)
+        run.results.keep_failure(report)
+    except OSError as error:  # for example a full disk; the caller still gets the report
+        log.debug("%s: %s", run.results.note(record.name), error)
     return report

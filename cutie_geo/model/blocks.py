@@ -1,10 +1,10 @@
-"""Building blocks that several parts of the network share. Source: Cutie specification, section 2."""
+"""Building blocks shared by several parts of the network. Source: Cutie specification, section 2."""
 
 import copy
 import math
+from contextlib import nullcontext
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cutie_geo.model.packed import Derived, pack
+from cutie_geo.model.timm_import import import_timm
 from cutie_geo.ops import full_precision, grouped
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -19,7 +21,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """An RGB image in [0, 1] with ImageNet's mean and standard deviation taken out."""
+    """Normalise an RGB image in [0, 1] with ImageNet's mean and standard deviation."""
     mean = image.new_tensor(IMAGE_MEAN).view(3, 1, 1)
     std = image.new_tensor(IMAGE_STD).view(3, 1, 1)
     return (image - mean) / std
@@ -31,31 +33,33 @@ NANO: dict[str, Any] = {
     "layers": (1, 1, 1, 1),
     "channels": (32, 64, 128, 256),
 }
-"""What makes a ResNet-18 the smallest that still has its stages, with three small convolutions in place of the large
-first one, which costs a third of it."""
+"""Sizes of `resnet-nano`: a ResNet-18 with one narrow block per stage. Three small convolutions replace the large first
+one, which would take a third of the time."""
 
 
 class ResNetFeatures(nn.Module):
-    """The first three stages of a ResNet: features at strides 4, 8 and 16.
+    """First three stages of a ResNet, with features at strides 4, 8 and 16.
 
-    Batch normalisation always uses its stored statistics, in training too; its weights and biases are trained. In
+    Batch normalisation always uses its stored statistics, even in training; its weights and biases are trained. In
     inference mode on a CPU it is folded into the convolutions: the same values up to rounding, a seventh less time.
+    The folded copy is updated when weights are loaded, moved or changed in place; after a change through `.data`, which
+    torch does not count, call `eval()`.
     """
 
     def __init__(self, name: str, in_channels: int = 3) -> None:
         super().__init__()
         kind, sizes = ("resnet18", NANO) if name == "resnet-nano" else (name, {})
-        body: Any = timm.create_model(
+        body: Any = import_timm().create_model(
             kind, pretrained=False, features_only=True, out_indices=(1, 2, 3), in_chans=in_channels, **sizes
         )
         self.body: nn.Module = body
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
-        self._folded: tuple[object, list[nn.Module]] = (None, [])
-        """What the folded copy was made from, and the copy; in a list, so that it is no part of this module."""
+        self._folded = Derived[nn.Module]()
         self.train()
 
     def train(self, mode: bool = True) -> "ResNetFeatures":
-        """Stay in evaluation mode whatever is asked."""
+        """Stay in evaluation mode, and fold the weights again at the next call."""
+        self._folded.forget()
         return super().train(False)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> list[Tensor]:
@@ -63,37 +67,36 @@ class ResNetFeatures(nn.Module):
         return (self._folded_body() if fold else self.body)(x)
 
     def _folded_body(self) -> nn.Module:
-        """The folded copy, made anew if a weight was changed or moved since."""
-        made_from = [_fingerprint(w) for w in (*self.body.parameters(), *self.body.buffers())]
-        if self._folded[0] != made_from:
-            self._folded = (made_from, [folded(self.body)])
-        return self._folded[1][0]
+        """Return the folded copy, rebuilt if torch has counted a change of the weights."""
+        return self._folded.get((*self.body.parameters(), *self.body.buffers()), self._fold)
 
-
-def _fingerprint(weight: Tensor) -> tuple[int, int, float]:
-    """Where a weight is, how often it was seen to change, and its sum, since changes of `.data` go unseen."""
-    version = 0 if weight.is_inference() else weight._version
-    return weight.data_ptr(), version, float(weight.detach().sum())
+    def _fold(self) -> nn.Module:
+        body = folded(self.body)
+        pack(body)
+        return body
 
 
 def folded(body: nn.Module) -> nn.Module:
-    """A copy of a ResNet in evaluation mode whose convolutions do the work of the normalisations behind them."""
+    """Copy a network in evaluation mode, with its batch normalisations folded into the convolutions before them.
+
+    Every normalisation must be registered right after its convolution.
+    """
     body = copy.deepcopy(body)
     before = ""
     for name, module in list(body.named_modules()):
         if isinstance(module, nn.BatchNorm2d):  # its convolution is registered right before it
             body.set_submodule(before, fuse_conv_bn_eval(body.get_submodule(before), module))  # type: ignore[type-var]
-            body.set_submodule(name, nn.Identity())
+            body.set_submodule(name, getattr(module, "act", nn.Identity()))  # timm's may hold the activation, too
         elif isinstance(module, nn.Conv2d):
             before = name
     return body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Attention(nn.MultiheadAttention):
-    """PyTorch's multi-head attention with batches first and one mask for all heads, over contiguous rows.
+    """Multi-head attention with PyTorch's parameters, batch-first inputs and one mask for all heads.
 
-    The parameters are the parent's; its own forward pass turns the batch axis inwards, which makes the projections of
-    half-precision inputs many times slower on a CPU.
+    PyTorch's own forward pass transposes the batch axis, which makes half-precision projections many times slower on a
+    CPU.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -106,7 +109,7 @@ class Attention(nn.MultiheadAttention):
         value: Float[Tensor, "b S C"],
         blocked: Bool[Tensor, "b L S"] | None = None,
     ) -> Float[Tensor, "b L C"]:
-        """What each query gathers; `blocked` is True where it may not look."""
+        """Attend from queries to keys; `blocked` is True where a query may not attend."""
         projected = [
             self._heads(F.linear(x, weight, bias))
             for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
@@ -120,7 +123,7 @@ class Attention(nn.MultiheadAttention):
 
 
 class ChannelGatedBlock(nn.Module):
-    """A residual block of two convolutions whose output is scaled by a gate for each channel (CAResBlock)."""
+    """Residual block of two convolutions with a gate for each output channel (CAResBlock)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -137,7 +140,7 @@ class ChannelGatedBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, with activations before them, beside a shortcut (GroupResBlock)."""
+    """Pre-activation residual block of two convolutions (GroupResBlock)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -151,7 +154,7 @@ class ResidualBlock(nn.Module):
 
 
 class ObjectFusion(nn.Module):
-    """Features that all objects share, and features of each object, made into one map for each object (FusionBlock)."""
+    """Fusion of shared features and object features to one map per object (FusionBlock)."""
 
     def __init__(self, shared_channels: int, object_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -161,13 +164,17 @@ class ObjectFusion(nn.Module):
         self.block2 = ChannelGatedBlock(out_channels)
 
     def forward(self, shared: Float[Tensor, "B C h w"], objects: Float[Tensor, "B N C2 h w"]) -> Tensor:
-        """(B, N, D, h, w)."""
+        """Return fused features (B, N, D, h, w)."""
         mixed = grouped(self.per_object, objects) + self.shared(shared).unsqueeze(1)
         return grouped(lambda x: self.block2(self.block1(x)), mixed)
 
 
 class SensoryUpdate(nn.Module):
-    """Sensory memory's recurrent unit. Float32 whatever the autocast: its state lives as long as the video."""
+    """Recurrent unit (GRU) of sensory memory.
+
+    State and gates are always in float32, because the state accumulates over the whole video. The convolution of the
+    gates is in float32 on a GPU, as Cutie's, and under autocast on a CPU, where it would be the slowest operation.
+    """
 
     def __init__(self, input_channels: int, sensory_channels: int) -> None:
         super().__init__()
@@ -175,8 +182,9 @@ class SensoryUpdate(nn.Module):
         nn.init.xavier_normal_(self.transform.weight)
 
     def forward(self, x: Float[Tensor, "B N C h w"], sensory: Float[Tensor, "B N D h w"]) -> Float[Tensor, "B N D h w"]:
+        with full_precision(x) if x.device.type != "cpu" else nullcontext():
+            gates = grouped(self.transform, torch.cat([x.float(), sensory.float()], dim=2))
         with full_precision(x):
-            both = torch.cat([x.float(), sensory.float()], dim=2)
-            forget, update, candidate = grouped(self.transform, both).chunk(3, dim=2)
+            forget, update, candidate = gates.float().chunk(3, dim=2)
             update = update.sigmoid()
             return forget.sigmoid() * sensory * (1 - update) + update * candidate.tanh()

@@ -1,4 +1,4 @@
-"""From refined object features back to masks at stride 4, with the frequent update of sensory memory.
+"""Decoder from object features to masks at stride 4, with the frequent update of sensory memory.
 
 Source: Cutie specification, section 3.7.
 """
@@ -14,7 +14,7 @@ from cutie_geo.ops import area, full_precision, grouped, upsample
 
 
 class MaskDecoder(nn.Module):
-    """Mask logits of each object by itself."""
+    """Decoder of mask logits, independently for each object."""
 
     def __init__(self, config: ModelConfig, c8: int, c4: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class MaskDecoder(nn.Module):
     def skips(
         self, f8: Float[Tensor, "B C8 h8 w8"], f4: Float[Tensor, "B C4 h4 w4"]
     ) -> tuple[Float[Tensor, "B C h8 w8"], Float[Tensor, "B D h4 w4"]]:
-        """The finer features as the decoder wants them: shared by all objects, so computed once."""
+        """Project the finer features, which all objects share, for the decoder."""
         return self.skip8(f8), self.skip4(f4)
 
     def forward(
@@ -43,18 +43,16 @@ class MaskDecoder(nn.Module):
         sensory: Float[Tensor, "B N C h w"],
         update_sensory: bool,
     ) -> tuple[Float[Tensor, "B N h4 w4"], Float[Tensor, "B N C h w"]]:
-        """Logits at stride 4, and sensory memory, updated or as it came."""
-
+        """Return logits at stride 4 and sensory memory, which is updated if `update_sensory` is set."""
         p8 = grouped(self.up8, grouped(_double, features) + skip8.unsqueeze(1))
         p4 = grouped(self.up4, grouped(_double, p8) + skip4.unsqueeze(1))
         with full_precision(p4):
             logits = grouped(self.predict, F.relu(p4.float()))  # (B, N, 1, h4, w4)
         if update_sensory:
-            fine = torch.cat([p4, logits.to(p4.dtype)], dim=2)
+            # means first, which are of each channel by itself: only small maps are put together
+            fine = torch.cat([area(p4, 4), area(logits.to(p4.dtype), 4)], dim=2)
             seen = (
-                grouped(self.sensory16, features)
-                + grouped(lambda y: self.sensory8(area(y, 2)), p8)
-                + grouped(lambda y: self.sensory4(area(y, 4)), fine)
+                grouped(self.sensory16, features) + grouped(self.sensory8, area(p8, 2)) + grouped(self.sensory4, fine)
             )
             sensory = self.sensory_update(seen, sensory)
         return logits.squeeze(2), sensory

@@ -1,6 +1,6 @@
-"""Depth Anything V2 (DINOv2 and a DPT) as a source of features at strides 16, 8 and 4, and of depth maps.
+"""Depth Anything V2 (DINOv2 and a DPT) as an encoder with features at strides 16, 8 and 4 and depth maps.
 
-Importing this module imports transformers, which takes seconds: only a network with a geometry encoder does.
+This module imports transformers, which takes seconds; it is imported only for networks with a geometry encoder.
 """
 
 from collections.abc import Sequence
@@ -15,34 +15,34 @@ from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
-from cutie_geo.model.names import attention_name
 from cutie_geo.model.positions import StretchedTable
+from cutie_geo.model.tensor_names import attention_name
 from cutie_geo.ops import full_precision
 
 PATCH = 14
-"""Pixels of a DINOv2 patch."""
+"""Side of a DINOv2 patch, in pixels."""
 STRIDE = 16
-"""Pixels of the frame that a patch stands for: the frame is shrunk to 14/16, so that both grids agree."""
+"""Side of a patch in pixels of the frame: the frame is resized to 14/16, so that both grids agree."""
 STAGES = 3
-"""Fusion stages whose outputs have strides 16, 8 and 4."""
+"""Number of fusion stages, whose outputs have strides 16, 8 and 4."""
 
 
 class DepthSize(NamedTuple):
-    """What tells one depth network from another. Source: the model configurations of Depth Anything V2."""
+    """Sizes of a depth network. Source: the model configurations of Depth Anything V2."""
 
     hidden: int
-    """Channels of the transformer's tokens."""
+    """Number of channels of the transformer's tokens."""
     num_heads: int
     taps: tuple[int, int, int, int]
-    """Transformer blocks, counted from 1, whose outputs the DPT reads; the last one is the transformer's last."""
+    """Transformer blocks, counted from 1, whose outputs the DPT reads; the last is the transformer's last block."""
     neck: tuple[int, int, int, int]
-    """Channels of the four maps, finest first, that tokens become."""
+    """Numbers of channels of the four reassembled maps, finest first."""
     fusion: int
-    """Channels of the fused features."""
+    """Number of channels of the fused features."""
     head: int = 32
-    """Channels of the last layer before the depth map."""
+    """Number of channels of the last layer before the depth map."""
     grid: int = 37
-    """Side of the table of positions, in patches."""
+    """Side of the position table, in patches."""
 
 
 DEPTH_SIZES = {
@@ -54,7 +54,7 @@ DEPTH_SIZES = {
 
 
 class _Embeddings(Dinov2Embeddings):
-    """transformers' own, with the table of positions stretched once for all frames of one size."""
+    """Embeddings of transformers that interpolate the position table once per frame size."""
 
     table: StretchedTable
 
@@ -66,17 +66,17 @@ class _Embeddings(Dinov2Embeddings):
 
     @classmethod
     def take_over(cls, module: nn.Module) -> None:
-        """Make one of these of what transformers has built."""
+        """Convert the embeddings of a transformers model to this class."""
         module.__class__ = cls
         assert isinstance(module, _Embeddings)
         module.table = StretchedTable()
 
 
 class DepthAnythingFeatures(nn.Module):
-    """transformers' Depth Anything, asked for the fused features of its DPT, and for depth only on demand."""
+    """Depth Anything of transformers, with the fused features of its DPT and optional depth."""
 
     def __init__(self, size: DepthSize, starts_at_random: bool = False) -> None:
-        """starts_at_random: no file fills it, and it is to be trained."""
+        """Build the network; `starts_at_random` initialises it for training without a weights file."""
         super().__init__()
         self.model = DepthAnythingForDepthEstimation(depth_config(size))
         self.model.register_state_dict_post_hook(_name_alike)
@@ -88,10 +88,14 @@ class DepthAnythingFeatures(nn.Module):
     def forward(
         self, image: Float[Tensor, "B 3 H W"], with_depth: bool = False
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Float[Tensor, "B H1 W1"] | None]:
-        """Features at strides 16, 8 and 4 of a normalised image whose sides are multiples of 16, and, if asked for,
-        relative inverse depth (larger is nearer, no unit) at 14/16 of its size."""
+        """Encode a normalised image whose sides are multiples of 16.
+
+        Returns:
+            Features at strides 16, 8 and 4; relative inverse depth (larger is nearer, no unit) at 14/16 of the image's
+            size if `with_depth` is set, else None.
+        """
         rows, columns = image.shape[-2] // STRIDE, image.shape[-1] // STRIDE
-        # bicubic without antialiasing, as Depth Anything prepares its own images
+        # bicubic without antialiasing, as in Depth Anything's preprocessing
         small = F.interpolate(image, size=(PATCH * rows, PATCH * columns), mode="bicubic", align_corners=False)
         taps = self.model.backbone(small).feature_maps
         if with_depth:
@@ -100,16 +104,16 @@ class DepthAnythingFeatures(nn.Module):
         return self._fuse(taps, rows, columns), None
 
     def _depth(self, fused: Sequence[Tensor], rows: int, columns: int) -> Float[Tensor, "B H1 W1"]:
-        """The depth map, in its weights' precision: steps of half precision would show."""
+        """Return the depth map, in the precision of its weights: half precision causes visible steps."""
         head = self.model.head
         with full_precision(fused[0]):
             return head([x.to(head.conv1.weight.dtype) for x in fused], rows, columns)
 
     def _vary(self) -> None:
-        """Make depth a lively function of the image, and positive.
+        """Reinitialise neck and head so that depth varies with the image and is positive.
 
-        transformers starts convolutions so small that depth is the same everywhere, and cuts it off at 0: below,
-        nothing would ever get a gradient.
+        transformers initialises convolutions with values so small that depth is constant, and applies a ReLU to it:
+        negative depth would never get a gradient.
         """
         for part in (self.model.neck, self.model.head):
             for layer in part.modules():
@@ -118,9 +122,10 @@ class DepthAnythingFeatures(nn.Module):
         nn.init.ones_(self.model.head.conv3.bias)  # type: ignore[arg-type]
 
     def _fuse(self, taps: tuple[Tensor, ...], rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the neck's first three fusion stages give; its fourth, and all that only the fourth reads, is left out.
+        """Return the outputs of the neck's first three fusion stages.
 
-        The first tap is such: of its map the third stage would only ask the size, which is known.
+        The fourth stage and its inputs are skipped. The first tap is among these: the third stage would only use the
+        size of its map, which is known.
         """
         neck, fused, outputs = self.model.neck, None, []
         for stage in range(STAGES):
@@ -136,13 +141,13 @@ class DepthAnythingFeatures(nn.Module):
 
 
 def _name_alike(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-    """Offer a network's tensors under the same names whatever release of transformers is installed."""
+    """Rename tensors of a state dict so that the names do not depend on the installed release of transformers."""
     for name in [name for name in state if name.startswith(prefix) and attention_name(name) != name]:
         state[attention_name(name)] = state.pop(name)
 
 
 def depth_config(size: DepthSize) -> DepthAnythingConfig:
-    """The configuration that transformers wants."""
+    """Return the transformers configuration of a depth network."""
     backbone = Dinov2Config(
         hidden_size=size.hidden,
         num_attention_heads=size.num_heads,

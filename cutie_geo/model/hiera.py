@@ -1,4 +1,4 @@
-"""SAM 2's image trunk, Hiera, as a source of features at strides 16, 8 and 4."""
+"""SAM 2's image trunk, Hiera, as an encoder with features at strides 16, 8 and 4."""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -12,25 +12,25 @@ from torch import Tensor, nn
 from cutie_geo.model.positions import StretchedTable
 
 PYRAMID_CHANNELS = 256
-"""Of every level of SAM 2's feature pyramid."""
+"""Number of channels of every level of SAM 2's feature pyramid."""
 STAGES = 3
-"""Stages whose ends have strides 4, 8 and 16; the fourth is needed for the feature pyramid only."""
+"""Number of stages with strides 4, 8 and 16; only the feature pyramid needs the fourth."""
 
 
 class HieraSize(NamedTuple):
-    """What tells one trunk from another. Source: the model configurations of the sam2 package."""
+    """Sizes of a Hiera trunk. Source: the model configurations of the sam2 package."""
 
     embed_dim: int
-    """Channels of the first stage; each later stage has twice as many."""
+    """Number of channels of the first stage, doubled at each later stage."""
     num_heads: int
     stages: tuple[int, int, int, int]
-    """Blocks of each stage."""
+    """Number of blocks of each stage."""
     global_blocks: tuple[int, ...]
-    """Blocks that attend to the whole frame instead of a window."""
+    """Indices of the blocks with global instead of window attention."""
     windows: tuple[int, int, int, int] = (8, 4, 14, 7)
-    """Side of each stage's windows, in tokens."""
+    """Side of the attention windows of each stage, in tokens."""
     background: int = 7
-    """Side of the position table that is stretched over the frame."""
+    """Side of the global position table, which is interpolated to the size of the frame."""
 
 
 HIERA_SIZES = {
@@ -43,7 +43,7 @@ HIERA_SIZES = {
 
 
 class _Trunk(Hiera):
-    """The sam2 package's trunk, with its table of positions stretched once for all frames of one size."""
+    """Trunk of the sam2 package that interpolates its position table once per frame size."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -57,20 +57,22 @@ class _Trunk(Hiera):
 
 
 class HieraFeatures(nn.Module):
-    """A Hiera trunk of the sam2 package, cut behind the last stage that is needed.
+    """Hiera trunk of the sam2 package without the stages that are not needed.
 
-    `features` is "trunk" for the ends of the stages, or "fpn" for the feature pyramid that SAM 2 puts behind them.
-    `background` is the side of the stretched position table, where it isn't SAM 2's (docs/architecture.md).
+    Args:
+        size: Sizes of the trunk.
+        features: "trunk" for the stages' outputs, or "fpn" for SAM 2's feature pyramid on top of them.
+        background: Side of the global position table if it differs from SAM 2's (docs/architecture.md); else 0.
     """
 
     multiple = 32
-    """Both sides of a frame: an 8x8 table of window positions is tiled over the stride-4 grid."""
+    """Divisor, in pixels, of both sides of a padded frame: an 8x8 window position table is tiled at stride 4."""
 
     def __init__(self, size: HieraSize, features: Literal["trunk", "fpn"] = "trunk", background: int = 0) -> None:
         super().__init__()
         table = background or size.background
         self.left_out = range(0)
-        """Blocks of the full trunk that are not here."""
+        """Indices of the full trunk's blocks that were removed."""
         self.trunk = _Trunk(
             embed_dim=size.embed_dim,
             num_heads=size.num_heads,
@@ -98,7 +100,7 @@ class HieraFeatures(nn.Module):
             self.trunk.blocks = self.trunk.blocks[:kept]
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Features at strides 16, 8 and 4 of a normalised image."""
+        """Return features at strides 16, 8 and 4 of a normalised image."""
         levels = self.trunk(image)
         if self.neck is not None:
             levels, _ = self.neck(levels)

@@ -1,4 +1,6 @@
-"""From a frame and its masks to what memory keeps: values, sensory memory, object summaries."""
+"""Encoders from a frame and its masks to memory values, sensory memory and object summaries."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +10,11 @@ from torch import Tensor, nn
 from cutie_geo.config import ModelConfig
 from cutie_geo.model.blocks import ObjectFusion, ResNetFeatures, SensoryUpdate
 from cutie_geo.ops import area, full_precision, grouped, sine_positions, to_tokens
+from cutie_geo.structures import Window
 
 
 class MaskEncoder(nn.Module):
-    """One mask value map for each object, and the deep update of sensory memory.
+    """Encoder of mask values for each object, with the deep update of sensory memory.
 
     Source: Cutie specification, section 3.3.
     """
@@ -29,17 +32,59 @@ class MaskEncoder(nn.Module):
         masks: Float[Tensor, "B N K H W"],
         sensory: Float[Tensor, "B N C h w"],
         deep_update: bool = True,
+        windows: Sequence[Window | None] | None = None,
     ) -> tuple[Float[Tensor, "B N C h w"], Float[Tensor, "B N C h w"]]:
-        """Values and the new sensory memory. `image` is normalised; `masks` are each object's own mask and, unless the
-        network is for single objects, the sum of the others'."""
+        """Encode masks.
+
+        Args:
+            image: Normalised image.
+            masks: Each object's mask and, unless the network is a single-object network, the sum of the other masks.
+            windows: Part of the frame in which the backbone encodes each object, and in which its sensory memory is
+                updated; None is all of it. Outside its window, an object shares the features of the frame with all
+                masks as other masks.
+
+        Returns:
+            Values and the new sensory memory.
+        """
         images = image.unsqueeze(1).expand(-1, masks.shape[1], -1, -1, -1)
-        objects = grouped(lambda x: self.features(x)[-1], torch.cat([images, masks.to(image.dtype)], dim=2))
+        inputs = torch.cat([images, masks.to(image.dtype)], dim=2)
+        objects = grouped(self._encode, inputs) if windows is None else self._encode_windows(inputs, windows)
         value = self.fusion(pixel, objects)
-        return value, self.sensory_update(value, sensory) if deep_update else sensory
+        if not deep_update:
+            return value, sensory
+        if windows is None:
+            return value, self.sensory_update(value, sensory)
+        updated = sensory.clone()
+        for slot, window in enumerate(windows):
+            own = updated[:, slot : slot + 1], value[:, slot : slot + 1], sensory[:, slot : slot + 1]
+            target, *parts = own if window is None else map(window.crop, own)
+            target.copy_(self.sensory_update(*parts))
+        return value, updated
+
+    def _encode(self, x: Float[Tensor, "B K H W"]) -> Float[Tensor, "B C h w"]:
+        return self.features(x)[-1]
+
+    def _encode_windows(
+        self, inputs: Float[Tensor, "B N K H W"], windows: Sequence[Window | None]
+    ) -> Float[Tensor, "B N C h w"]:
+        """Encode every object in its window, and what surrounds the windows once."""
+        shared = inputs[:, 0].clone()
+        shared[:, 3] = 0
+        shared[:, 4:] = inputs[:, :, 3].sum(1, keepdim=True)
+        surroundings = self._encode(shared)
+        stride = inputs.shape[-1] // surroundings.shape[-1]
+        objects = []
+        for slot, window in enumerate(windows):
+            if window is None:
+                objects.append(self._encode(inputs[:, slot]))
+                continue
+            objects.append(surroundings.clone())
+            window.crop(objects[-1]).copy_(self._encode(window.crop(inputs[:, slot], stride)))
+        return torch.stack(objects, dim=1)
 
 
 class ObjectSummarizer(nn.Module):
-    """Mean features of an object's foreground and background, as sums and weights that can be added over frames.
+    """Weighted sums of an object's foreground and background features, which can be added over frames.
 
     Source: Cutie specification, section 3.4.
     """
@@ -55,7 +100,7 @@ class ObjectSummarizer(nn.Module):
     def forward(
         self, masks: Float[Tensor, "B N H W"], value: Float[Tensor, "B N C h w"]
     ) -> tuple[Float[Tensor, "B N Q S"], Float[Tensor, "B N h w Q"]]:
-        """Summaries, features and then their weight in the last axis (S = C + 1), and the weights' logits."""
+        """Return summaries, whose last axis holds C features and their weight (S = C + 1), and the weight logits."""
         size = (value.shape[-2], value.shape[-1])
         inside = to_tokens(area(masks, masks.shape[-1] // size[1]).unsqueeze(2)).float()  # (B, N, P, 1)
         half = self.config.num_queries // 2
@@ -73,9 +118,9 @@ class ObjectSummarizer(nn.Module):
 
 
 def with_extra_channel(weight: Float[Tensor, "O I *k"], channels: int) -> Float[Tensor, "O I2 *k"]:
-    """A convolution's weight widened to `channels` inputs (new ones orthogonal) or cut to them, at the end.
+    """Extend a convolution's weight to `channels` inputs, with orthogonal new ones at the end, or truncate it.
 
-    Turns a single-object network's weights into a multi-object network's and back.
+    Converts weights between single-object and multi-object networks.
     Source: Cutie specification, section 3.10.
     """
     missing = channels - weight.shape[1]
@@ -85,7 +130,7 @@ def with_extra_channel(weight: Float[Tensor, "O I *k"], channels: int) -> Float[
 
 
 class PixelFusion(nn.Module):
-    """What was read from memory, joined with sensory memory and the last masks.
+    """Fusion of the memory readout with sensory memory and the previous masks.
 
     Source: Cutie specification, section 3.5.
     """
@@ -103,25 +148,25 @@ class PixelFusion(nn.Module):
         sensory: Float[Tensor, "B N C h w"],
         masks: Float[Tensor, "B N K h w"],
     ) -> Float[Tensor, "B N C h w"]:
-        """`masks` as in `MaskEncoder`, but of the frame before and at stride 16."""
+        """Fuse the readout; `masks` are as in `MaskEncoder`, but of the previous frame and at stride 16."""
         state = torch.cat([sensory, masks.to(sensory.dtype)], dim=2)
         return self.fusion(pixel, read + grouped(self.sensory, state))
 
 
 FUSED_GAIN = 10.0
-"""Of keys behind the fusion of encoders, which starts at random and gives small features. With a gain of 1, which suits
-a ResNet from ImageNet, keys are so alike that every position reads the mean of the memory, and training takes long to
-leave that: docs/experiments.md has the figures."""
+"""Initial gain of the key projection of fused encoders. Their randomly initialised fusion gives small features: with a
+gain of 1, as for a pre-trained ResNet, keys are so similar that every position reads the mean of the memory, which
+slows down training (docs/experiments.md)."""
 
 
 class KeyProjection(nn.Module):
-    """Keys, shrinkage and selection of a frame. Float32 whatever the autocast: small differences of keys decide.
+    """Projection of features to keys, shrinkage and selection, always in float32: small key differences matter.
 
     Source: Cutie specification, section 3.2.
     """
 
     def __init__(self, in_channels: int, value_dim: int, key_dim: int, gain: float = 1.0) -> None:
-        """gain: how far apart keys start; see `FUSED_GAIN`."""
+        """Build the projection; `gain` scales the initial key weights, see `FUSED_GAIN`."""
         super().__init__()
         self.reduce = nn.Conv2d(in_channels, value_dim, 1)
         self.key = nn.Conv2d(value_dim, key_dim, 3, padding=1)
@@ -131,7 +176,7 @@ class KeyProjection(nn.Module):
         nn.init.zeros_(self.key.bias.data)  # type: ignore[union-attr]
 
     def forward(self, f16: Float[Tensor, "B C h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, P, CK), (B, P, 1) and (B, P, CK)."""
+        """Return key (B, P, CK), shrinkage (B, P, 1) and selection (B, P, CK)."""
         with full_precision(f16):
             x = self.reduce(f16.float())
             return (

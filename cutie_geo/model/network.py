@@ -1,6 +1,6 @@
-"""CutieGeo, the network, in four verbs: encode a frame, read memory, decode masks, memorise them."""
+"""CutieGeo network: encodes frames, reads memory, decodes masks and encodes them for memory."""
 
-import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from cutie_geo.config import ModelConfig
 from cutie_geo.model.blocks import normalise
 from cutie_geo.model.decoder import MaskDecoder
 from cutie_geo.model.encoder import FusedEncoder, build_encoder
-from cutie_geo.model.hub import HubModel
 from cutie_geo.model.mask_encoder import FUSED_GAIN, KeyProjection, MaskEncoder, ObjectSummarizer, PixelFusion
 from cutie_geo.model.object_transformer import ObjectTransformer
+from cutie_geo.model.packed import pack
+from cutie_geo.model.prompt_head import PromptHead
 from cutie_geo.ops import (
     area,
     full_precision,
@@ -30,17 +31,25 @@ from cutie_geo.ops import (
     top_k_affinity,
     upsample,
 )
-from cutie_geo.structures import Decoded, FrameFeatures, FrozenFile, Memorised, MemoryView, Readout, RecentPast
+from cutie_geo.structures import Decoded, FrameFeatures, FrozenFile, Memorised, MemoryView, Readout, RecentPast, Window
 
-CPP_COMPILERS = ("c++", "g++", "clang++", "cl")
 STRIDE = 16
-"""Pixels between memory tokens."""
+"""Stride of memory tokens, in pixels."""
+ABSENT = -20.0
+"""Logit of an object outside the window in which it is decoded."""
 
 
-class CutieGeo(nn.Module, HubModel):
-    """Weights and no other state: what one video has seen comes and goes through the arguments.
+class CutieGeo(nn.Module):
+    """Cutie's network without state: memory is passed to its methods and returned.
 
-    `chunk` in every verb is how many objects go through the network together (-1: all): less memory, the same values.
+    `chunk` is the number of objects that a method processes at once (-1: all). It bounds memory and changes values by
+    rounding only.
+
+    >>> import cutie_geo, torch
+    >>> model = cutie_geo.load_model("cutie-geo-tiny", device="cpu", precision="fp32")
+    >>> features = model.encode(torch.zeros(1, 3, 64, 96))
+    >>> isinstance(model, cutie_geo.CutieGeo), tuple(features.key.shape)
+    (True, (1, 24, 64))
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -49,7 +58,7 @@ class CutieGeo(nn.Module, HubModel):
         self.encoder = build_encoder(config.encoder)
         c16, c8, c4 = self.encoder.channels
         self.pixel_projection = nn.Conv2d(c16, config.value_dim, 1)
-        gain = FUSED_GAIN if config.encoder.is_hiera else 1.0
+        gain = FUSED_GAIN if config.encoder.is_fused else 1.0
         self.key_projection = KeyProjection(c16, config.value_dim, config.key_dim, gain)
         self.mask_encoder = MaskEncoder(config)
         self.object_summarizer = ObjectSummarizer(config)
@@ -57,19 +66,23 @@ class CutieGeo(nn.Module, HubModel):
         self.object_transformer = ObjectTransformer(config)
         self.decoder = MaskDecoder(config, c8, c4)
         self.sensory_head = nn.Conv2d(config.value_dim, config.value_dim + 1, 1)
-        """For the auxiliary loss of training only; in every checkpoint all the same."""
+        """Head of the auxiliary loss, used in training and stored in every checkpoint."""
+        head = config.prompt_channels
+        self.prompt_head = PromptHead((c16, c8, c4), head) if head else None
+        """Predictor of masks from clicks and boxes; None if the model has none."""
         self.frozen_files: dict[str, FrozenFile] = {}
-        """Where the encoder's frozen parts were loaded from, by part; checkpoints don't hold those parts."""
+        """Files of the encoder's frozen parts; checkpoints refer to them instead of storing the tensors."""
         self.loaded_from: Path | None = None
-        """The file that the trained weights came from."""
+        """File of the trained weights."""
         self._precision = torch.float32
+        pack(self, leave=("encoder.vision", "encoder.geometry"))
 
     @property
     def precision(self) -> torch.dtype:
-        """What a tracker runs the network in. Trained weights stay float32, and so does what half precision would
-        spoil; frozen encoders are kept in this type.
+        """Floating-point type of inference. Trained weights stay float32; frozen encoders are stored in this type.
 
-        Setting it raises ValueError where that would have to undo a rounding of frozen weights.
+        Raises:
+            ValueError: If set to a wider type than that of the frozen weights, whose rounding cannot be undone.
         """
         return self._precision
 
@@ -81,40 +94,45 @@ class CutieGeo(nn.Module, HubModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.pixel_projection.weight.device
 
     def autocast(self) -> torch.autocast:
-        """The context of this network's precision."""
+        """Return the autocast context of this network's precision."""
         half = self.precision != torch.float32
         return torch.autocast(self.device.type, dtype=self.precision if half else None, enabled=half)
 
-    def compile_parts(self) -> None:
-        """Have torch compile what takes most of the time: encoders, object transformer, decoder, mask encoder.
-
-        The first frames, and the first with another size or number of objects, take minutes then. Values change by
-        rounding. Raises ValueError on a CPU without a C++ compiler, which torch needs there.
-        """
-        if self.device.type == "cpu" and not any(shutil.which(name) for name in CPP_COMPILERS):
-            raise ValueError(f"compile: no C++ compiler found, wanted one of {', '.join(CPP_COMPILERS)}")
-        for part in (*self.encoder.compilable(), self.object_transformer, self.decoder, self.mask_encoder):
-            part.compile()
+    def compilable(self) -> tuple[nn.Module, ...]:
+        """Return the parts that take most of the time and that torch can compile."""
+        return (*self.encoder.compilable(), self.object_transformer, self.decoder, self.mask_encoder)
 
     @property
     def multiple(self) -> int:
-        """Both sides of an image given to `encode` are multiples of this."""
+        """Divisor of both sides of images for `encode`, in pixels."""
         return self.encoder.multiple
 
     @property
     def gives_depth(self) -> bool:
-        """Whether there is a geometry encoder."""
+        """True if there is a geometry encoder."""
         return self.config.encoder.geometry != "none"
 
     def encode(self, image: Float[Tensor, "B 3 H W"], with_depth: bool = False) -> FrameFeatures:
-        """Features, keys and all that does not depend on memory. `image` is RGB in [0, 1], padded to `multiple`.
+        """Encode a frame: features, keys and everything else that does not depend on memory.
 
-        with_depth: also the geometry encoder's depth map. Raises ValueError if there is no such encoder.
+        Args:
+            image: RGB in [0, 1], padded to `multiple`.
+            with_depth: Also return the geometry encoder's depth map.
+
+        Raises:
+            ValueError: If depth is requested and there is no geometry encoder, or if the trained weights are in half
+                precision.
         """
+        dtype = self.pixel_projection.weight.dtype
+        if dtype != torch.float32 and dtype != image.dtype:
+            raise ValueError(
+                f"model: the trained weights are {dtype}, expected torch.float32. For half precision load the model "
+                'with load_model(..., precision="bf16") or "fp16" and leave out .half(), .bfloat16() and .to(dtype).'
+            )
         f16, f8, f4, depth = self.encoder(normalise(image), with_depth)
         key, shrinkage, selection = self.key_projection(f16)
         return FrameFeatures(image, f16, f8, f4, self.pixel_projection(f16), key, shrinkage, selection, depth)
@@ -127,10 +145,12 @@ class CutieGeo(nn.Module, HubModel):
         selector: Float[Tensor, "B N"] | None = None,
         chunk: int = -1,
     ) -> Readout:
-        """What memory says about a frame: pixel readout, fusion with the recent past, object transformer.
+        """Read memory: pixel readout, fusion with the recent past, object transformer.
 
-        `top_k` tokens are read by each position, all of them by default (as in training). `selector` is 1 for slots
-        that hold an object and 0 for those that fill up a batch.
+        Args:
+            top_k: Tokens that each position reads; None reads all, as in training.
+            selector: 1 for slots that hold an object, 0 for the padding of a batch.
+
         Source: Cutie specification, sections 3.5, 3.6 and 4.
         """
         read, usage = self.recall(features, view, top_k)
@@ -139,7 +159,7 @@ class CutieGeo(nn.Module, HubModel):
     def recall(
         self, features: FrameFeatures, view: MemoryView, top_k: int | None = None
     ) -> tuple[Float[Tensor, "B N P CV"], Float[Tensor, "B M"]]:
-        """The first half of `read`, the pixel readout: values of similar tokens, and how much each token was read."""
+        """Read the values of similar tokens, the first half of `read`; also return the usage of each token."""
         keys = (features.key, features.selection, view.key, view.shrinkage)
         with full_precision(view.key):
             if top_k is None:
@@ -154,7 +174,7 @@ class CutieGeo(nn.Module, HubModel):
         selector: Float[Tensor, "B N"] | None = None,
         chunk: int = -1,
     ) -> tuple[Float[Tensor, "B N C h w"], Float[Tensor, "B N L h w"]]:
-        """The second half of `read`, which looks at no token: fusion with the recent past, object transformer."""
+        """Fuse a readout with the recent past and run the object transformer, the second half of `read`."""
         size = (features.pixel.shape[-2], features.pixel.shape[-1])
         masks = self._with_others(area(recent.mask, STRIDE))
         (fused,) = in_object_chunks(
@@ -171,17 +191,47 @@ class CutieGeo(nn.Module, HubModel):
         update_sensory: bool = True,
         selector: Float[Tensor, "B N"] | None = None,
         chunk: int = -1,
+        windows: Sequence[Window | None] | None = None,
     ) -> Decoded:
-        """Masks of all objects together at the padded size, and the sensory memory after this frame."""
+        """Decode the masks of all objects at the padded size, and update sensory memory.
+
+        Args:
+            windows: Part of the frame in which each object is decoded; None decodes all of it. Outside its window an
+                object is absent, and its sensory memory is unchanged.
+        """
         skips = self.decoder.skips(features.f8, features.f4)
-        logits, sensory = in_object_chunks(
-            lambda *objects: self.decoder(*skips, *objects, update_sensory), readout, sensory, chunk=chunk
-        )
+        if windows is not None and any(windows):
+            logits, sensory = self._decode_windows(skips, readout, sensory, update_sensory, windows)
+        else:
+            logits, sensory = in_object_chunks(
+                lambda *objects: self.decoder(*skips, *objects, update_sensory), readout, sensory, chunk=chunk
+            )
         probs = logits.sigmoid()
         if selector is not None:
             probs = probs * selector[..., None, None]
-        # aggregation comes before the enlargement, softmax after it
+        # aggregation comes before upsampling, softmax after it
         return Decoded(upsample(soft_aggregate(probs), 4), sensory if update_sensory else None)
+
+    def _decode_windows(
+        self,
+        skips: tuple[Tensor, Tensor],
+        readout: Tensor,
+        sensory: Tensor,
+        update_sensory: bool,
+        windows: Sequence[Window | None],
+    ) -> tuple[Float[Tensor, "B N h4 w4"], Float[Tensor, "B N C h w"]]:
+        """Decode each object in its window."""
+        skip8, skip4 = skips
+        (batch, count, _, height, width), updated = readout.shape, sensory.clone() if update_sensory else sensory
+        logits = readout.new_full((batch, count, height * 4, width * 4), ABSENT, dtype=torch.float32)
+        for slot, window in enumerate(windows):
+            window, own = window or Window(0, height, 0, width), slice(slot, slot + 1)
+            parts = (window.crop(skip8, 2), window.crop(skip4, 4), window.crop(readout[:, own]))
+            decoded, seen = self.decoder(*parts, window.crop(sensory[:, own]), update_sensory)
+            window.crop(logits[:, own], 4).copy_(decoded)
+            if update_sensory:
+                window.crop(updated[:, own]).copy_(seen)
+        return logits, updated
 
     def memorise(
         self,
@@ -190,18 +240,28 @@ class CutieGeo(nn.Module, HubModel):
         sensory: Float[Tensor, "B N C h w"],
         deep_update: bool = True,
         chunk: int = -1,
+        windows: Sequence[Window | None] | None = None,
     ) -> Memorised:
-        """What a frame with masks in [0, 1] leaves in memory; soft masks are encoded as they are."""
+        """Encode a frame with (soft) masks in [0, 1] for memory; `windows` as in `MaskEncoder`, without chunks."""
         image = normalise(features.image)
         shared = self._with_others(masks)
 
-        per_chunk = partial(self._memorise_chunk, image, features.pixel, deep_update)
+        per_chunk = partial(self._memorise_chunk, image, features.pixel, deep_update, windows)
+        if windows is not None:
+            return Memorised(*per_chunk(masks, shared, sensory))
         return Memorised(*in_object_chunks(per_chunk, masks, shared, sensory, chunk=chunk))
 
     def _memorise_chunk(
-        self, image: Tensor, pixel: Tensor, deep_update: bool, own: Tensor, with_others: Tensor, sensory: Tensor
+        self,
+        image: Tensor,
+        pixel: Tensor,
+        deep_update: bool,
+        windows: Sequence[Window | None] | None,
+        own: Tensor,
+        with_others: Tensor,
+        sensory: Tensor,
     ) -> tuple[Tensor, ...]:
-        value, sensory = self.mask_encoder(image, pixel, with_others, sensory, deep_update)
+        value, sensory = self.mask_encoder(image, pixel, with_others, sensory, deep_update, windows)
         return to_tokens(value), sensory, *self.object_summarizer(own, value)
 
     def auxiliary_logits(
@@ -211,8 +271,10 @@ class CutieGeo(nn.Module, HubModel):
         query_logits: Float[Tensor, "B N L h w"],
         selector: Float[Tensor, "B N"] | None = None,
     ) -> tuple[Float[Tensor, "B N1 h w"], Float[Tensor, "B N1 L h w"]]:
-        """Aggregated logits for the auxiliary losses: from the sensory memory that entered the frame, and from the
-        object transformer. Source: Cutie specification, section 3.8."""
+        """Return aggregated logits for the auxiliary losses, from sensory memory and from the object transformer.
+
+        Source: Cutie specification, section 3.8.
+        """
         head = grouped(self.sensory_head, sensory)
         logits = (features.pixel.unsqueeze(1) * head[:, :, :-1]).sum(dim=2) + head[:, :, -1]
         probs, query_probs = logits.sigmoid(), query_logits.sigmoid()
@@ -222,10 +284,10 @@ class CutieGeo(nn.Module, HubModel):
         return soft_aggregate(probs), soft_aggregate(query_probs)
 
     def empty_sensory(self, features: FrameFeatures, num_objects: int) -> Float[Tensor, "B N C h w"]:
-        """The sensory memory of objects that have none yet."""
+        """Return the initial sensory memory of new objects."""
         batch, channels, *size = features.pixel.shape
         return features.pixel.new_zeros(batch, num_objects, channels, *size, dtype=torch.float32)
 
     def _with_others(self, masks: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N K H W"]:
-        """Each object's mask and, unless this network is for single objects, the sum of the others'."""
+        """Stack each object's mask with the sum of the others, unless this is a single-object network."""
         return masks.unsqueeze(2) if self.config.single_object else torch.stack([masks, others(masks)], dim=2)

@@ -1,4 +1,4 @@
-"""The object transformer: object queries and pixel features inform each other.
+"""Object transformer, with attention between object queries and pixel features.
 
 Source: Cutie (Cheng et al., CVPR 2024); Cutie specification, section 3.6.
 """
@@ -20,7 +20,7 @@ SUMMARY_EPSILON = 1e-4
 def foreground_masks(
     logits: Float[Tensor, "B N h w"], selector: Float[Tensor, "B N"] | None
 ) -> Bool[Tensor, "B N h w"]:
-    """Where each object is at least as likely as background and every other object. Carries no gradient."""
+    """Return True where an object is at least as likely as background and every other object, without gradients."""
     probs = logits.detach().sigmoid()
     if selector is not None:
         probs = probs * selector[..., None, None]
@@ -29,8 +29,11 @@ def foreground_masks(
 
 
 def blocked_positions(foreground: Bool[Tensor, "B N h w"], num_queries: int) -> Bool[Tensor, "B N Q P"]:
-    """True where a query may not look: the first half sees foreground only, the second background only; a query that
-    would see nothing sees everything."""
+    """Return the attention mask of queries, True where a query may not attend.
+
+    The first half of the queries attends to the foreground, the second half to the background. A query whose region is
+    empty attends to all positions.
+    """
     inside = foreground.flatten(2).unsqueeze(2)  # (B, N, 1, P)
     half = num_queries // 2
     blocked = torch.cat([~inside, inside], dim=2).repeat_interleave(half, dim=2)
@@ -38,7 +41,7 @@ def blocked_positions(foreground: Bool[Tensor, "B N h w"], num_queries: int) -> 
 
 
 class ObjectTransformerBlock(nn.Module):
-    """Queries read pixels, talk to each other, and are read by the pixels."""
+    """Block of cross-attention to pixels, self-attention of queries, and cross-attention from pixels to queries."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class ObjectTransformerBlock(nn.Module):
         pixel_position: Float[Tensor, "b P C"],
         blocked: Bool[Tensor, "b Q P"],
     ) -> tuple[Float[Tensor, "b Q C"], Float[Tensor, "b C h w"]]:
-        """The new queries and pixel features, of b = B * N objects."""
+        """Return the new queries and pixel features of b = B * N objects."""
         pixels = to_tokens(x)
         # both attentions add to the normalised query, not to the query before it: trained weights depend on it
         query = self.read_pixels_norm(query)
@@ -75,7 +78,7 @@ class ObjectTransformerBlock(nn.Module):
 
 
 class ObjectTransformer(nn.Module):
-    """Refines what pixels read from memory by what is known of each object as a whole."""
+    """Transformer that refines the pixel readout with object queries from object memory."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -97,11 +100,10 @@ class ObjectTransformer(nn.Module):
         selector: Float[Tensor, "B N"] | None = None,
         chunk: int = -1,
     ) -> tuple[Float[Tensor, "B N C h w"], Float[Tensor, "B N L h w"]]:
-        """The refined features, and the mask logits before the first block and after each.
+        """Return the refined features, and the mask logits before the first block and after each block.
 
-        Objects meet only in `foreground_masks`, between the blocks; so they may go through a block in chunks.
+        Objects interact only in `foreground_masks`, between blocks, so a block can process them in chunks.
         """
-
         query, query_position, x, pixel_position, logits = in_object_chunks(self._start, fused, summary, chunk=chunk)
         all_logits = [logits]
         for index in range(len(self.blocks)):
@@ -113,7 +115,7 @@ class ObjectTransformer(nn.Module):
         return x, torch.stack(all_logits, dim=2)
 
     def _start(self, fused: Float[Tensor, "B N C h w"], summary: Float[Tensor, "B N Q S"]) -> tuple[Tensor, ...]:
-        """Queries with their positions, pixel features with theirs, and the first mask logits."""
+        """Return initial queries and pixel features, each followed by its positions, and the first mask logits."""
         mean = summary[..., :-1] / (summary[..., -1:] + SUMMARY_EPSILON)
         x = grouped(self.pixel, fused)
         return (
@@ -125,7 +127,7 @@ class ObjectTransformer(nn.Module):
         )
 
     def _advance(self, index: int, *per_object: Tensor) -> tuple[Tensor, ...]:
-        """Queries, pixel features and mask logits after block `index`."""
+        """Return queries, pixel features and mask logits after block `index`."""
         shape = per_object[0].shape[:2]
         query, x = (y.unflatten(0, shape) for y in self.blocks[index](*(y.flatten(0, 1) for y in per_object)))
         return query, x, self._mask(index + 1, x)

@@ -1,10 +1,11 @@
-"""Tables of positions that are stretched over a frame: computed once a size and set of weights, not once a frame."""
+"""Cache of interpolated position tables."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 
 class _Kept(NamedTuple):
@@ -13,17 +14,19 @@ class _Kept(NamedTuple):
 
 
 class StretchedTable:
-    """The last stretched form of a table, for as long as size and table stay the same. Bicubic enlargement of a table
-    takes a CPU several milliseconds, and the frames of a video are alike in size."""
+    """Cache of the last interpolated position table, valid while size and weights stay the same.
+
+    Bicubic interpolation of a table takes a CPU several milliseconds, and all frames of a video have one size.
+    """
 
     def __init__(self) -> None:
         self._kept: _Kept | None = None
 
     def get(self, tables: Sequence[Tensor], size: Hashable, stretch: Callable[[], Tensor]) -> Tensor:
-        """What `stretch()` makes of the weights `tables` for this size of frames.
+        """Return `stretch()`, the interpolation of `tables` to frames of this size, from the cache if possible.
 
-        Computed anew where gradients flow back to the tables, and where weights that were born in inference mode don't
-        tell whether they have changed. Not to be called where torch compiles, which can't trace it.
+        The cache is not used if the tables need gradients, or if they were created in inference mode, where torch does
+        not count changes. Do not call this while torch compiles: it cannot be traced.
         """
         learning = torch.is_grad_enabled() and any(table.requires_grad for table in tables)
         if learning or any(table.is_inference() for table in tables):
@@ -32,8 +35,10 @@ class StretchedTable:
         key = (size, *state, torch.is_autocast_enabled(tables[0].device.type))
         kept = self._kept
         if kept is None or kept.key != key:
-            # one that comes out of inference mode could not be used outside of it
+            # a tensor created in inference mode could not be used outside of it
             with torch.inference_mode(False), torch.no_grad():
                 kept = _Kept(key, stretch())
-            self._kept = kept  # at once: another thread may see frames of another size
+            if is_fake(kept.stretched):  # a pass that only counts FLOPs leaves no values for later ones
+                return kept.stretched
+            self._kept = kept  # one assignment: another thread may use frames of another size
         return kept.stretched

@@ -1,7 +1,6 @@
-"""How wrong the masks of a clip are: cross-entropy and dice at points, most of them where the network is unsure.
+"""Losses of a clip: cross-entropy and dice at sampled points, matching of keys, and scale-and-shift-invariant depth.
 
-Source: Cutie specification, section 8.4 (the point sampling is PointRend's, Kirillov et al., CVPR 2020). Depth,
-for a geometry encoder that starts at random, is right up to scale and shift.
+Source: Cutie specification, section 8.4 (the point sampling is PointRend's, Kirillov et al., CVPR 2020).
 """
 
 from collections.abc import Sequence
@@ -18,25 +17,25 @@ from cutie_geo.structures import ClipBatch
 from cutie_geo.training.unroll import Unrolled, with_distance
 
 NEVER = 1e-3
-"""What is added to a share of memory before its logarithm, so that a mask from nowhere costs a finite amount."""
+"""Offset of probabilities before the logarithm, which keeps the matching loss finite."""
 FLAT = 1e-6
-"""Product of variances below which maps of depth count as flat."""
+"""Offset of the product of variances, which keeps the correlation of constant depth maps finite."""
 
 Losses = dict[str, Tensor]
-"""By name, weighted: their sum is `total`."""
+"""Weighted losses by name; `total` is their sum."""
 
 
 class Drawn(NamedTuple):
-    """Random places (x, y) in [0, 1] of one map of logits of a clip, S frames."""
+    """Random points (x, y) in [0, 1] for one logit map of a clip, S frames."""
 
     many: Float[Tensor, "*clips S M 2"]
-    """Those of which the least certain count."""
+    """Candidate points, of which the most uncertain are selected."""
     few: Float[Tensor, "*clips S F 2"]
-    """Those that count in any case."""
+    """Points that are always used."""
 
 
 class _Part(NamedTuple):
-    """One of the network's answers about all clips."""
+    """One of the network's logit maps for all clips."""
 
     name: str
     weight: float
@@ -44,48 +43,51 @@ class _Part(NamedTuple):
 
 
 def batch_losses(
-    said: Unrolled, batch: ClipBatch, config: LossConfig, draws: Sequence[torch.Generator]
+    outputs: Unrolled, batch: ClipBatch, config: LossConfig, generators: Sequence[torch.Generator]
 ) -> tuple[Losses, Float[Tensor, "B"]]:
-    """The losses of a batch, means over its clips, and the total of each clip. `draws` are one generator a clip.
+    """Return the losses of a batch, averaged over its clips, and the total of each clip.
 
-    A clip's losses are what they would be without the others. Clips of as many objects are computed together.
+    A clip's losses do not depend on the other clips. Clips with the same number of objects are batched.
+
+    Args:
+        generators: One random generator per clip, for the points.
     """
-    queries = said.query_logits.unbind(3)
+    queries = outputs.query_logits.unbind(3)
     parts = [
-        _Part("mask", 1.0, said.logits),
-        _Part("sensory", config.sensory_weight, said.sensory_logits),
+        _Part("mask", 1.0, outputs.logits),
+        _Part("sensory", config.sensory_weight, outputs.sensory_logits),
         *(_Part(f"query{level}", config.query_weight, logits) for level, logits in enumerate(queries)),
     ]
-    frames = said.logits.shape[1]
-    drawn = [[draw_points(frames, config, generator) for _ in parts] for generator in draws]
+    frames = outputs.logits.shape[1]
+    drawn = [[draw_points(frames, config, generator) for _ in parts] for generator in generators]
     members = _by_objects(batch)
-    found = [_group_losses(said, batch, parts, drawn, clips, config) for clips in members]
-    places = torch.tensor([b for clips in members for b in clips], device=said.logits.device).argsort()
+    found = [_group_losses(outputs, batch, parts, drawn, clips, config) for clips in members]
+    places = torch.tensor([b for clips in members for b in clips], device=outputs.logits.device).argsort()
     losses = {name: torch.cat([each[name] for each in found])[places] for name in found[0]}
-    if said.depth is not None:
-        losses["depth"] = config.depth_weight * _depth_by_clip(said.depth.float(), batch)
+    if outputs.depth is not None:
+        losses["depth"] = config.depth_weight * _depth_by_clip(outputs.depth.float(), batch)
     totals = torch.stack(list(losses.values())).sum(0)
     return {name: each.mean() for name, each in losses.items()} | {"total": totals.mean()}, totals
 
 
 def _by_objects(batch: ClipBatch) -> list[list[int]]:
-    """The clips of a batch, those with as many objects in one list."""
+    """Group the clips of a batch by their number of objects."""
     counts = batch.num_objects.tolist()
     return [[b for b, count in enumerate(counts) if count == each] for each in sorted(set(counts))]
 
 
 def _group_losses(
-    said: Unrolled,
+    outputs: Unrolled,
     batch: ClipBatch,
     parts: Sequence[_Part],
     drawn: Sequence[Sequence[Drawn]],
     clips: list[int],
     config: LossConfig,
 ) -> dict[str, Float[Tensor, "G"]]:
-    """By name, the weighted losses of each of some clips of as many objects, without slots that they have none for."""
+    """Return the weighted losses, by name, of clips with the same number of objects, without empty slots."""
     channels = int(batch.num_objects[clips[0]]) + 1
     everyone = len(clips) == len(batch.num_objects)
-    chosen = torch.tensor(clips, device=said.logits.device)
+    chosen = torch.tensor(clips, device=outputs.logits.device)
 
     def of_group(x: Tensor) -> Tensor:
         return x if everyone else x[chosen]
@@ -98,7 +100,7 @@ def _group_losses(
         cross_entropy, dice = point_losses(given, masks[:, 1:], config, places)
         losses |= {f"{name}_ce": weight * cross_entropy, f"{name}_dice": weight * dice}
     if config.match_weight:
-        keys = of_group(said.key), of_group(said.shrinkage), of_group(said.selection)
+        keys = of_group(outputs.key), of_group(outputs.shrinkage), of_group(outputs.selection)
         losses["match"] = config.match_weight * match_loss(*keys, masks)
     return losses
 
@@ -109,11 +111,10 @@ def match_loss(
     selection: Float[Tensor, "G T P CK"],
     truth: Float[Tensor, "G T N1 H W"],
 ) -> Float[Tensor, "G"]:
-    """How well keys alone tell who is where: the true masks of all frames before, read as memory is read, against the
-    true mask of a frame. Cross-entropy; summed over frames, mean over positions.
+    """Return the cross-entropy of masks read from the true masks of all previous frames by key similarity alone.
 
-    The gradients of masks reach keys only through all else, and pass over them where all else is random too: it learns
-    to repeat the last mask, and keys that tell nothing are then as good as any.
+    Summed over frames, averaged over positions. The mask losses reach keys only through all later layers: if these are
+    random too, the network learns to repeat the last mask, and keys remain uninformative.
     """
     side = round((truth.shape[-2] * truth.shape[-1] / key.shape[2]) ** 0.5)
     masks = area(truth, side).flatten(3).transpose(2, 3)  # (G, T, P, N1)
@@ -128,7 +129,7 @@ def match_loss(
 
 
 def _depth_by_clip(depth: Float[Tensor, "K h w"], batch: ClipBatch) -> Float[Tensor, "B"]:
-    """The loss of depth in each clip, of which `depth` has those that `with_distance` names; 0 for the others."""
+    """Return the depth loss of each clip; `depth` has the clips of `with_distance`, other clips get 0."""
     if batch.distance is None:
         return torch.cat([0 * depth.sum((1, 2)), depth.new_zeros(len(batch.num_objects) - 1)])
     clips = torch.tensor(with_distance(batch), device=depth.device)
@@ -136,9 +137,11 @@ def _depth_by_clip(depth: Float[Tensor, "K h w"], batch: ClipBatch) -> Float[Ten
 
 
 def depth_loss(depth: Float[Tensor, "K h w"], distance: Float[Tensor, "K H W"]) -> Float[Tensor, "K"]:
-    """1 - r, with Pearson's correlation r of relative inverse depth and 1 / distance over the pixels whose distance is
-    known (no NaN): 0 for depth that is right up to scale and shift, 1 for depth that says nothing; 0 where no distance
-    is known."""
+    """Return 1 - r, with Pearson's correlation r of relative inverse depth and 1 / distance.
+
+    Pixels with NaN distance are ignored. The loss is 0 for depth that is correct up to scale and shift, 1 for
+    uncorrelated depth, and 0 for frames without distances.
+    """
     wanted = F.interpolate(1 / distance[:, None], size=tuple(depth.shape[1:]), mode="nearest")[:, 0]
     known = ~wanted.isnan()
     count = known.sum((1, 2))
@@ -152,7 +155,7 @@ def depth_loss(depth: Float[Tensor, "K h w"], distance: Float[Tensor, "K H W"]) 
 
 
 def _channels(labels: Integer[Tensor, "*lead H W"], channels: int) -> Float[Tensor, "*lead N1 H W"]:
-    """Label maps as one channel a slot, background first; slots beyond `channels` count as background."""
+    """Convert label maps to one channel per slot, background first; slots from `channels` on become background."""
     known = torch.where(labels < channels, labels, 0)
     return torch.stack([known == slot for slot in range(channels)], dim=-3).float()
 
@@ -160,7 +163,7 @@ def _channels(labels: Integer[Tensor, "*lead H W"], channels: int) -> Float[Tens
 def point_losses(
     logits: Float[Tensor, "G S N1 h w"], truth: Float[Tensor, "G S N1 H W"], config: LossConfig, drawn: Drawn
 ) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
-    """Cross-entropy and dice of each clip at points chosen among `drawn`."""
+    """Return cross-entropy and dice of each clip at points selected from `drawn`."""
     with torch.no_grad():
         points = uncertain_points(logits, config, drawn)
         wanted = sample(truth, points)
@@ -171,44 +174,48 @@ def point_losses(
 def cross_entropy_loss(
     logits: Float[Tensor, "*clips S N1 K"], truth: Float[Tensor, "*clips S N1 K"]
 ) -> Float[Tensor, "*clips"]:
-    """Against soft targets; summed over frames, mean over points."""
+    """Return the cross-entropy with soft targets, summed over frames and averaged over points."""
     return -(truth * F.log_softmax(logits, dim=-2)).sum(dim=-2).mean(dim=-1).sum(dim=-1)
 
 
 def dice_loss(logits: Float[Tensor, "*clips S N1 K"], truth: Float[Tensor, "*clips S N1 K"]) -> Float[Tensor, "*clips"]:
-    """Of the objects' probabilities; summed over frames, mean over objects."""
+    """Return the dice loss of the objects' probabilities, summed over frames and averaged over objects."""
     probs, truth = F.softmax(logits, dim=-2)[..., 1:, :], truth[..., 1:, :]
     overlap = 2 * (probs * truth).sum(dim=-1)
     return (1 - (overlap + 1) / (probs.sum(dim=-1) + truth.sum(dim=-1) + 1)).mean(dim=-1).sum(dim=-1)
 
 
 # ------------------------------------------------------------------------------------------------------------ points
-def draw_points(frames: int, config: LossConfig, draws: torch.Generator) -> Drawn:
-    """The points of one map of logits of one clip."""
+def draw_points(frames: int, config: LossConfig, generators: torch.Generator) -> Drawn:
+    """Sample the points for one logit map of one clip."""
     few = config.points - _chosen_points(config)
-    return Drawn(_anywhere(frames, int(config.oversample * config.points), draws), _anywhere(frames, few, draws))
+    return Drawn(
+        _anywhere(frames, int(config.oversample * config.points), generators), _anywhere(frames, few, generators)
+    )
 
 
 def _chosen_points(config: LossConfig) -> int:
     return int(config.importance * config.points)
 
 
-def _anywhere(frames: int, count: int, draws: torch.Generator) -> Float[Tensor, "S K 2"]:
-    return torch.rand(frames, count, 2, generator=draws, device=draws.device)
+def _anywhere(frames: int, count: int, generators: torch.Generator) -> Float[Tensor, "S K 2"]:
+    return torch.rand(frames, count, 2, generator=generators, device=generators.device)
 
 
 def uncertain_points(
     logits: Float[Tensor, "*clips S N1 h w"], config: LossConfig, drawn: Drawn
 ) -> Float[Tensor, "*clips S K 2"]:
-    """Places (x, y) in [0, 1]: the least certain of many, and some from anywhere."""
+    """Return points (x, y) in [0, 1]: the most uncertain candidates, followed by the uniformly sampled points."""
     best = uncertainty(sample(logits, drawn.many)).topk(_chosen_points(config), dim=-1).indices
     near = drawn.many.gather(-2, best.unsqueeze(-1).expand(*best.shape, 2))
     return torch.cat([near, drawn.few], dim=-2)
 
 
 def uncertainty(logits: Float[Tensor, "*frames N1 K"]) -> Float[Tensor, "*frames K"]:
-    """At most 0, and 0 where two classes are equally likely: of one object its logit, of several the lead of the best
-    over the second."""
+    """Return the uncertainty, which is at most 0, and 0 where two classes are equally likely.
+
+    For one object it is the negative absolute logit, for several the second largest minus the largest logit.
+    """
     if logits.shape[-2] == 2:
         return -logits[..., 1, :].abs()
     first, second = logits.topk(2, dim=-2).values.unbind(-2)
@@ -216,7 +223,7 @@ def uncertainty(logits: Float[Tensor, "*frames N1 K"]) -> Float[Tensor, "*frames
 
 
 def sample(x: Float[Tensor, "*frames C h w"], points: Float[Tensor, "*frames K 2"]) -> Float[Tensor, "*frames C K"]:
-    """`x` at places (x, y) in [0, 1], bilinear between pixel centres, 0 beyond the border."""
+    """Sample `x` bilinearly at points (x, y) in [0, 1], with zero padding."""
     grid = 2 * points.flatten(0, -3).unsqueeze(1) - 1
     found = F.grid_sample(x.flatten(0, -4), grid, mode="bilinear", align_corners=False).squeeze(2)
     return found.unflatten(0, x.shape[:-3])

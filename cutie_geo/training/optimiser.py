@@ -1,7 +1,8 @@
-"""Which weights learn how fast, and the average of where they have been."""
+"""Parameter groups, learning rate schedules, and the exponential moving average of weights."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -10,35 +11,40 @@ from torch import Tensor, nn
 from cutie_geo.config import OptimiserConfig
 
 ENCODER = ("encoder.features.", "encoder.vision.", "encoder.geometry.")
-"""Names of the weights of pixel encoders; their fusion is not among them."""
+"""Name prefixes of the pixel encoders' weights, without their fusion."""
+ENCODER_GROUP = "encoder"
+"""Name of their parameter group."""
 QUERIES = (
     "object_transformer.query.weight",
     "object_transformer.query_position.weight",
     "object_transformer.summary_to_query.weight",
     "object_transformer.summary_to_position.weight",
 )
-"""Weights without decay. The last two are no embeddings; that they are here is part of Cutie's recipe."""
+"""Names of weights without weight decay. The last two are not embeddings; they are part of Cutie's recipe."""
 
 
 class Group(NamedTuple):
-    """Weights that learn alike."""
+    """A parameter group."""
 
     name: str
     weights: dict[str, nn.Parameter]
     factor: float
-    """Their learning rate is that of the rest times this."""
+    """Factor of the base learning rate."""
     decay: float
 
     @property
     def count(self) -> int:
-        """Numbers in it."""
+        """Number of weights."""
         return sum(weight.numel() for weight in self.weights.values())
 
 
 def groups(model: nn.Module, config: OptimiserConfig) -> list[Group]:
-    """The trained weights of a network. Source: Cutie specification, section 8.1.
+    """Return the parameter groups of a network's trained weights.
 
-    Raises ValueError if there are none.
+    Source: Cutie specification, section 8.1.
+
+    Raises:
+        ValueError: If all weights are frozen.
     """
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if not trained:
@@ -47,47 +53,15 @@ def groups(model: nn.Module, config: OptimiserConfig) -> list[Group]:
     queries = {name: weight for name, weight in trained.items() if name in QUERIES}
     rest = {name: weight for name, weight in trained.items() if name not in encoder and name not in queries}
     found = [
-        Group("encoder", encoder, config.encoder_factor, config.weight_decay),
+        Group(ENCODER_GROUP, encoder, config.encoder_factor, config.weight_decay),
         Group("queries", queries, 1.0, 0.0),
         Group("rest", rest, 1.0, config.weight_decay),
     ]
     return [group for group in found if group.weights]
 
 
-def sam2_groups(network: nn.Module, config: OptimiserConfig, layer_decay: float) -> list[Group]:
-    """The trained weights of the package's SAM 2: the image encoder has `encoder_factor` times the rate of the rest, a
-    block of its trunk `layer_decay` times that of the block behind it, and biases and layer norms don't decay.
-
-    Raises ValueError if there are none. Source: sam2.1_hiera_b+_MOSE_finetune.yaml of the package.
-    """
-    norms = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.LayerNorm)}
-    blocks = len(network.image_encoder.trunk.blocks)  # type: ignore[union-attr, arg-type]
-    found: dict[tuple[str, float, float], dict[str, nn.Parameter]] = {}
-    for name, weight in network.named_parameters():
-        if weight.requires_grad:
-            part, factor = _sam2_part(name, blocks, config.encoder_factor, layer_decay)
-            decay = 0.0 if "bias" in name or name in norms else config.weight_decay
-            found.setdefault((part, factor, decay), {})[name] = weight
-    if not found:
-        raise ValueError("model: no weights to train, all are frozen")
-    return [Group(part, weights, factor, decay) for (part, factor, decay), weights in found.items()]
-
-
-def _sam2_part(name: str, blocks: int, encoder_factor: float, layer_decay: float) -> tuple[str, float]:
-    """Which part of SAM 2 a weight is in, and its rate as a multiple of the base rate."""
-    if not name.startswith("image_encoder."):
-        return "rest", 1.0
-    _, part, *inner = name.split(".")
-    if part != "trunk" or inner[0].startswith("pos_embed"):
-        return "encoder", encoder_factor
-    if inner[0] == "blocks":
-        block = int(inner[1])
-        return f"encoder.block{block}", encoder_factor * layer_decay ** (blocks - block)
-    return "encoder.patches", encoder_factor * layer_decay ** (blocks + 1)
-
-
 def build_optimiser(found: Iterable[Group], config: OptimiserConfig, half: bool) -> torch.optim.AdamW:
-    """AdamW over groups; `half` is whether the run is in half precision."""
+    """Build AdamW over parameter groups; `half` selects the epsilon for half precision."""
     epsilon = config.epsilon if config.epsilon is not None else (1e-6 if half else 1e-8)
     options = [
         {
@@ -101,8 +75,8 @@ def build_optimiser(found: Iterable[Group], config: OptimiserConfig, half: bool)
     return torch.optim.AdamW(options, lr=config.learning_rate, eps=epsilon)
 
 
-def rate_at(step: int, steps: int, config: OptimiserConfig) -> float:
-    """The learning rate of step `step`, counted from 0, of `steps`."""
+def learning_rate_at(step: int, steps: int, config: OptimiserConfig) -> float:
+    """Return the learning rate of step `step`, counted from 0, of `steps`."""
     rate = config.learning_rate
     if config.schedule == "cosine":
         floor = config.floor or 0.0
@@ -112,14 +86,30 @@ def rate_at(step: int, steps: int, config: OptimiserConfig) -> float:
     return rate * min((step + 1) / (config.warm_up + 1), 1)
 
 
-def set_rate(optimiser: Any, rate: float) -> None:
-    """Give every group its share of a learning rate."""
+def set_learning_rate(optimiser: Any, rate: float, without_encoder: bool = False) -> None:
+    """Set the learning rate of every group: `rate` times the group's factor, or 0 for frozen encoders."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["factor"]
+        group["lr"] = 0.0 if without_encoder and group.get("name") == ENCODER_GROUP else rate * group["factor"]
+
+
+@contextmanager
+def frozen_encoder(optimiser: Any, frozen: bool) -> Iterator[None]:
+    """Compute no gradients of the encoder's group within the block, if `frozen`, which saves their time."""
+    weights = [w for group in optimiser.param_groups if group.get("name") == ENCODER_GROUP for w in group["params"]]
+    for weight in weights if frozen else ():
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights if frozen else ():
+            weight.requires_grad_(True)
 
 
 class MovingAverage:
-    """The exponential moving average of some weights, kept beside them."""
+    """Exponential moving average of weights.
+
+    Unlike `torch.optim.swa_utils.AveragedModel`, it does not copy frozen encoders.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
@@ -127,7 +117,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], step: int) -> None:
-        """Move towards `weights`, faster in the first steps: what it starts from should not linger."""
+        """Update the average. A smaller decay in the first steps reduces the weight of the initial values."""
         decay = min(self.decay, (1 + step) / (10 + step))
         now = [weights[name].detach() for name in self.average]
         torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)  # type: ignore[attr-defined]

@@ -1,67 +1,57 @@
-"""What a stage will do and need, known before it has seen any data."""
+"""Plan of a stage: steps, parameter groups, memory and FLOPs, computed before any data is read."""
 
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-
 from cutie_geo.config import TrainConfig
-from cutie_geo.model.arithmetic import flop_counter
-from cutie_geo.model.network import CutieGeo
-from cutie_geo.model.sam2 import Sam2Model
-from cutie_geo.ops import sine_positions
-from cutie_geo.training.draws import reference_frames
-from cutie_geo.training.kinds import Network, kind_of
-from cutie_geo.training.optimiser import Group, rate_at
-from cutie_geo.training.unroll import encode_clips, one_hot, propagate, unit_range
+from cutie_geo.training.cost import ClipCost
+from cutie_geo.training.optimiser import Group, learning_rate_at
+from cutie_geo.training.trainable import Network, Trainable
 
 ADAM_BYTES = 16
-"""For each trained number: itself, its gradient and two moments, all in float32."""
+"""Bytes per trained weight: weight, gradient and two moments, all in float32."""
 GIB = 2**30
 
 
 class MemoryPlan(NamedTuple):
-    """Bytes on each device. The encoders' own working memory, and what the allocator wastes, come on top."""
+    """Bytes on each device, without temporary memory of the encoders and overhead of the allocator."""
 
     frozen: int
-    """Weights that are not trained, in the run's precision."""
+    """Frozen weights, in the run's precision."""
     trained: int
-    """Trained weights with gradients, moments and, if there is one, their average."""
+    """Trained weights with gradients, moments and moving average."""
     kept_per_clip: int
-    """What is kept of one clip with the most objects for its gradients."""
+    """Activations stored for the backward pass of one clip with the largest number of objects."""
     clips: int
-    """Clips that are kept at a time."""
+    """Number of clips of one gradient accumulation step."""
 
     @property
     def total(self) -> int:
-        """All of it."""
         return self.frozen + self.trained + self.kept_per_clip * self.clips
 
 
 class Plan(NamedTuple):
-    """A stage in numbers."""
+    """Summary of a stage."""
 
     config: TrainConfig
     processes: int
     dtype: str
     groups: list[Group]
     frozen: dict[str, int]
-    """Numbers of weights that are not trained, by part."""
+    """Number of frozen weights, by part."""
     memory: MemoryPlan | None
-    """None where it isn't counted, as for SAM 2; so is the next."""
+    """Memory estimate, or None if it is not computed."""
     flop_per_step: int | None
-    """Operations of a step over all processes, a product with a sum counted as two; without the losses."""
+    """FLOPs of a step over all processes, without the losses; a multiply-add counts as two."""
     rates: list[tuple[int, float]]
-    """From which step on the learning rate is what; only the start of each section of a falling curve."""
+    """First step and learning rate of each section of the schedule."""
 
     @property
     def clips_at_once(self) -> int:
-        """Clips of one part of a step in one process."""
+        """Number of clips of one gradient accumulation step in one process."""
         return self.config.batch // (self.processes * self.config.accumulate)
 
     def lines(self) -> list[str]:
-        """The plan as text."""
+        """Return the plan as lines of text."""
         config = self.config
         sources = ", ".join(f"{source.name} x{source.times}" for source in config.data)
         trained = sum(group.count for group in self.groups)
@@ -73,7 +63,7 @@ class Plan(NamedTuple):
             + ", ".join(f"{skip} from {start:.0%}" for start, skip in config.clips.max_skip),
             f"steps: {config.steps:,} of {config.batch} clips = {self.processes} processes x {config.accumulate} parts "
             f"x {self.clips_at_once}; {config.steps * config.batch:,} clips in all",
-            f"precision: {self.dtype}; gradients shortened to {config.optimiser.clip_norm:g}",
+            f"precision: {self.dtype}; gradients clipped to {config.optimiser.clip_norm:g}",
             "learning rate: " + ", ".join(f"{rate:.3g} from step {step:,}" for step, rate in self.rates),
             f"trained: {trained:,} weights",
             *(
@@ -86,10 +76,10 @@ class Plan(NamedTuple):
         ]
 
     def _costs(self) -> list[str]:
-        """What was counted of arithmetic and memory."""
+        """Return FLOPs and memory as lines of text."""
         config, memory = self.config, self.memory
         if memory is None or self.flop_per_step is None:
-            return ["arithmetic and memory: not counted for this kind of network"]
+            return ["arithmetic and memory: not counted for this model"]
         return [
             f"arithmetic: {self.flop_per_step / 1e12:.3g} TFLOP a step: at 100 TFLOP/s all steps take "
             f"{self.flop_per_step * config.steps / 1e14 / 3600:.1f} hours",
@@ -99,27 +89,26 @@ class Plan(NamedTuple):
         ]
 
 
-def make_plan(model: Network, config: TrainConfig, processes: int = 1) -> Plan:
-    """The plan of a stage for a network; of ours with its memory counted by a pass of shapes without numbers."""
-    found = kind_of(config).groups(model, config)
+def make_plan(trainable: Trainable, model: Network, processes: int = 1) -> Plan:
+    """Return the plan of a stage, with memory and FLOPs if the trainable computes them."""
+    config, groups, cost = trainable.config, trainable.groups(model), trainable.cost(model)
     dtype = str(model.precision).removeprefix("torch.")
-    memory, flop = (None, None) if isinstance(model, Sam2Model) else _counted(model, config, found, processes)
-    return Plan(config, processes, dtype, found, frozen_counts(model), memory, flop, sections(config))
+    memory = None if cost is None else _memory(model, config, groups, cost, processes)
+    flop = None if cost is None else cost.flop * config.batch
+    return Plan(config, processes, dtype, groups, frozen_counts(model), memory, flop, sections(config))
 
 
-def _counted(model: CutieGeo, config: TrainConfig, found: list[Group], processes: int) -> tuple[MemoryPlan, int]:
-    """Memory on each device, and operations of a step."""
-    trained = sum(group.count for group in found)
+def _memory(model: Network, config: TrainConfig, groups: list[Group], cost: ClipCost, processes: int) -> MemoryPlan:
+    """Return the memory on each device."""
+    trained = sum(group.count for group in groups)
     frozen_bytes = sum(w.numel() * w.element_size() for w in model.parameters() if not w.requires_grad)
     clips = max(config.batch // (processes * config.accumulate), 1)
     per_weight = ADAM_BYTES + (4 if config.optimiser.ema else 0)
-    cost = clip_cost(model, config)
-    memory = MemoryPlan(frozen_bytes, trained * per_weight, cost.kept, clips)
-    return memory, cost.flop * config.batch
+    return MemoryPlan(frozen_bytes, trained * per_weight, cost.kept, clips)
 
 
 def frozen_counts(model: Network) -> dict[str, int]:
-    """Weights that are not trained, by the two first parts of their names."""
+    """Count frozen weights by the first two parts of their names."""
     counts: dict[str, int] = {}
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
@@ -129,51 +118,11 @@ def frozen_counts(model: Network) -> dict[str, int]:
 
 
 def sections(config: TrainConfig) -> list[tuple[int, float]]:
-    """Steps at which the learning rate takes a new value, or, where it falls all the time, five of them."""
+    """Return the steps at which the learning rate changes; five of them for a cosine schedule."""
     if config.optimiser.schedule == "cosine":
         steps = [round(config.steps * share / 4) for share in range(4)] + [config.steps - 1]
     else:
         steps = [0, *(round(config.steps * share) for share in config.optimiser.drops)]
     warm = [config.optimiser.warm_up] if config.optimiser.warm_up else []
     chosen = sorted({step for step in [*steps, *warm] if step < config.steps})
-    return [(step, rate_at(step, config.steps, config.optimiser)) for step in chosen]
-
-
-class ClipCost(NamedTuple):
-    """What one clip with the most objects costs."""
-
-    kept: int
-    """Bytes that its forward pass keeps for its gradients."""
-    flop: int
-    """Operations of its forward and backward pass, a product with a sum counted as two; without the losses."""
-
-
-def clip_cost(model: CutieGeo, config: TrainConfig) -> ClipCost:
-    """The cost of one clip. Nothing is computed: shapes alone go through the network."""
-    slots, clips = config.clips.max_objects, config.clips
-    seen: dict[int, int] = {}
-    held: list[Tensor] = []  # so that no storage's place is given to another while they are counted
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):  # weights are counted elsewhere
-            storage = tensor.untyped_storage()
-            seen[storage._cdata] = storage.nbytes()
-            held.append(tensor)
-        return tensor
-
-    references = [reference_frames(0, clips.length, config.unroll.reference_frames)]
-    was_training = model.training
-    model.train()
-    with FakeTensorMode(allow_non_fake_inputs=True), flop_counter() as counter:
-        images = unit_range(torch.zeros(1, clips.length, 3, clips.crop, clips.crop, dtype=torch.uint8))
-        masks = one_hot(torch.zeros(1, clips.crop, clips.crop, dtype=torch.uint8), slots)
-        deep = [True] * clips.length
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), model.autocast():
-            features = encode_clips(model, images, config.unroll.encode_at_once)
-            said = propagate(model, features, masks, torch.ones(1, slots), references, deep, config.unroll)
-        kept = sum(seen.values())
-        sum(field.float().mean() for field in said if field is not None).backward()  # type: ignore[union-attr]
-    sine_positions.cache_clear()  # those made here are shapes without numbers
-    model.zero_grad(set_to_none=True)
-    model.train(was_training)
-    return ClipCost(kept, counter.get_total_flops())
+    return [(step, learning_rate_at(step, config.steps, config.optimiser)) for step in chosen]

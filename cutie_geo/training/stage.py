@@ -1,4 +1,4 @@
-"""One stage of training, from step to step."""
+"""Training loop of one stage."""
 
 import logging
 import math
@@ -15,92 +15,105 @@ from torch import Tensor
 
 from cutie_geo.config import TrainConfig, require
 from cutie_geo.structures import ClipBatch
-from cutie_geo.training.draws import deep_updates, seed_of
-from cutie_geo.training.kinds import Said, batch_losses, kind_of
 from cutie_geo.training.losses import Losses
-from cutie_geo.training.optimiser import rate_at, set_rate
+from cutie_geo.training.optimiser import frozen_encoder, learning_rate_at, set_learning_rate
+from cutie_geo.training.sampling import deep_updates, seed_of
 from cutie_geo.training.state import TrainState
+from cutie_geo.training.trainable import Outputs, Trainable
 
 log = logging.getLogger(__name__)
 
 TRACE = 5
-"""Names of samples, or files, that a message spells out."""
+"""Maximum number of samples or files in a message."""
 
 
 class StepReport(NamedTuple):
-    """What is known after a step, the same in every process."""
+    """Results of one step, the same in every process."""
 
     step: int
-    """Steps done."""
+    """Number of steps done."""
     losses: dict[str, float]
-    """By name, means over the batch."""
+    """Mean losses of the batch, by name."""
     grad_norm: float
-    """Before it was shortened; NaN where the step was skipped."""
+    """Gradient norm before clipping; NaN if the step was skipped."""
     rate: float
     """Learning rate."""
     seconds: float
-    """Since the step before, waiting for data included."""
+    """Duration of the step, including waiting for data."""
     waited: float
-    """Of these, for data."""
+    """Part of `seconds` spent waiting for data."""
     clips: int
     skipped: bool
 
 
 @runtime_checkable
-class Hooks(Protocol):
-    """What happens around the steps: everything that a stage does not do itself."""
+class LoopHooks(Protocol):
+    """Callbacks of every training loop."""
 
     def stop_wanted(self) -> bool:
-        """Whether this process was asked to leave."""
-        ...
-
-    def on_step(self, report: StepReport) -> None:
-        """After every step, in every process."""
+        """Return True if this process was asked to stop."""
         ...
 
     def on_log(self, step: int, values: dict[str, float]) -> None:
-        """Every `log_every` steps, means over them, in every process."""
-        ...
-
-    def on_pictures(self, step: int, batch: ClipBatch, said: Said) -> None:
-        """Every `pictures_every` steps, with what the step saw and said."""
+        """Handle the mean values of the last `log_every` steps; called in every process."""
         ...
 
     def on_validate(self, step: int) -> None:
-        """Every `validation.every` steps."""
+        """Validate; called every `validation.every` steps."""
         ...
 
     def on_save(self, state: TrainState) -> None:
-        """Every `save_every` steps, at the end, and before leaving early."""
+        """Save the state; called every `save_every` steps, at the end, and before stopping early."""
+        ...
+
+
+@runtime_checkable
+class Hooks(LoopHooks, Protocol):
+    """Callbacks of a stage."""
+
+    def on_step(self, report: StepReport) -> None:
+        """Handle the report of a step; called after every step in every process."""
+        ...
+
+    def on_images(self, step: int, batch: ClipBatch, outputs: Outputs) -> None:
+        """Draw figures of a step's inputs and outputs; called every `images_every` steps."""
         ...
 
 
 class _Part(NamedTuple):
-    """What came of one part of a step's clips."""
+    """Result of one gradient accumulation step."""
 
     losses: dict[str, Tensor]
     bad: list[str]
-    """Samples whose loss is no number."""
+    """Names of samples with a non-finite loss."""
     batch: ClipBatch
-    said: Said
+    outputs: Outputs
 
 
 @dataclass
 class Stage:
-    """A stage and what it runs on."""
+    """Training stage with its loop over steps."""
 
-    config: TrainConfig
+    trainable: Trainable
     accelerator: Accelerator
     state: TrainState
     module: Any
-    """`Kind.module`, as accelerate wrapped it."""
+    """`Trainable.module`, wrapped by accelerate."""
     hooks: Hooks
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.trainable.config
 
     # ------------------------------------------------------------------------------------------------------ the loop
     def train(self, batches: Iterator[Sequence[ClipBatch]]) -> bool:
-        """Train to the last step; False if asked to leave before. The state is saved in both cases.
+        """Train to the last step, or until a stop is requested; the state is saved in both cases.
 
-        Raises ValueError when too many steps were skipped or too many files could not be read, after saving.
+        Returns:
+            True if the last step was reached.
+
+        Raises:
+            ValueError: If too many steps were skipped or too many files are unreadable; the state is saved before.
         """
         state, config, ended = self.state, self.config, time.perf_counter()
         while state.step < config.steps:
@@ -123,12 +136,13 @@ class Stage:
         return True
 
     def _after(self, report: StepReport, last: "_Part") -> None:
-        """What is due after a step: a line of the log, pictures, scores."""
+        """Log, draw figures and validate if due."""
         config, step = self.config, report.step
         if step % config.log_every == 0:
-            self.hooks.on_log(step, self._close_window() | {"rate": report.rate, "skipped": float(self.state.skipped)})
-        if config.pictures_every and step % config.pictures_every == 0:
-            self.hooks.on_pictures(step, last.batch, last.said)
+            counts = {"rate": report.rate, "skipped": float(self.state.skipped)}
+            self.hooks.on_log(step, self.state.close_window() | counts)
+        if config.images_every and step % config.images_every == 0:
+            self.hooks.on_images(step, last.batch, last.outputs)
         if config.validation.every and step % config.validation.every == 0:
             self.hooks.on_validate(step)
 
@@ -136,25 +150,28 @@ class Stage:
         config, state = self.config, self.state
         require(
             state.skipped <= config.max_bad_steps,
-            f"step {state.step}: {state.skipped} steps skipped because a loss or gradient was no number, "
-            f"wanted at most max_bad_steps={config.max_bad_steps}",
+            f"step {state.step}: {state.skipped} steps skipped because of a non-finite loss or gradient, "
+            f"expected at most max_bad_steps={config.max_bad_steps}",
         )
         some = "; ".join(state.bad_files[-TRACE:])
         require(
             len(state.bad_files) <= config.max_bad_files,
-            f"step {state.step}: {len(state.bad_files)} files could not be read, wanted at most "
+            f"step {state.step}: {len(state.bad_files)} files could not be read, expected at most "
             f"max_bad_files={config.max_bad_files}; the last are {some}",
         )
 
     # ------------------------------------------------------------------------------------------------------ one step
     def _step(self, parts: Sequence[ClipBatch]) -> tuple[StepReport, bool, "_Part"]:
-        """Learn from one batch, in `accumulate` parts; also whether any process was asked to leave."""
+        """Train on one batch, accumulating gradients; also return whether any process was asked to stop."""
         config, state = self.config, self.state
         torch.manual_seed(seed_of(config.seed, state.step, self.accelerator.process_index))
-        rate = rate_at(state.step, config.steps, config.optimiser)
-        set_rate(state.optimiser, rate)
+        rate = learning_rate_at(state.step, config.steps, config.optimiser)
+        frozen = state.step < round(config.steps * config.optimiser.encoder_from)
+        set_learning_rate(state.optimiser, rate, without_encoder=frozen)
         deep = deep_updates(config.seed, state.step, parts[0].images.shape[1], config.unroll.deep_update_probability)
-        done = [self._learn(part, deep, len(parts), index == len(parts) - 1) for index, part in enumerate(parts)]
+        # several processes exchange all gradients in every step
+        with frozen_encoder(state.optimiser, frozen and self.accelerator.num_processes == 1):
+            done = [self._learn(part, deep, len(parts), index == len(parts) - 1) for index, part in enumerate(parts)]
         sums = {name: torch.stack([part.losses[name] for part in done]).sum() for name in done[0].losses}
         bad = [name for part in done for name in part.bad]
         problems = [problem for part in parts for problem in part.problems]
@@ -173,27 +190,27 @@ class Stage:
         if not skipped:
             if state.average is not None:
                 state.average.update(state.trained(), state.step)
-            self._add_to_window(losses | {"grad_norm": norm})
+            state.add_to_window(losses | {"grad_norm": norm})
         report = StepReport(state.step, losses, norm, rate, 0.0, 0.0, config.batch, skipped)
         return report, bool(stop), done[-1]
 
     def _learn(self, part: ClipBatch, deep: Sequence[bool], parts: int, last: bool) -> "_Part":
-        """Forward and backward for some clips; gradients meet those of other processes with the last of them."""
-        config, device = self.config, self.accelerator.device
+        """Run forward and backward for one part; gradients are synchronised with the last part."""
+        device = self.accelerator.device
         part = to_device(part, device)
         with nullcontext() if last else self.accelerator.no_sync(self.module):
             with self.state.model.autocast():
-                said = self.module(part, deep)
-            losses, totals = batch_losses(said, part, config, device)
+                outputs = self.module(part, deep)
+            losses, totals = self.trainable.losses(outputs, part, device)
             self.accelerator.backward(losses["total"] / parts)
         finite = torch.isfinite(totals).tolist()
         bad = [name for name, good in zip(part.names, finite) if not good]
-        return _Part({name: loss.detach() for name, loss in losses.items()}, bad, part, detached(said))
+        return _Part({name: loss.detach() for name, loss in losses.items()}, bad, part, detached(outputs))
 
     def _over_processes(
         self, sums: Losses, parts: int, flags: list[float]
     ) -> tuple[dict[str, float], tuple[bool, bool, bool]]:
-        """Losses as means over all clips of the step, and flags that any process raised: one exchange for all."""
+        """Reduce losses to means over all processes, and flags to any, in one exchange."""
         device = self.accelerator.device
         own = torch.stack([*(loss.float() / parts for loss in sums.values()), *torch.tensor(flags, device=device)])
         whole = self.accelerator.reduce(own, "sum").tolist()  # type: ignore[union-attr]
@@ -203,22 +220,22 @@ class Stage:
         return losses, (bad > 0, problem > 0, stop > 0)
 
     def _update(self) -> float:
-        """Change the weights; return the length of the gradient. Nothing is changed if that is no number."""
+        """Clip the gradients and update the weights; return the gradient norm. A non-finite norm changes nothing."""
         config, state = self.config, self.state
         weights = list(state.trained().values())
         norm = float(self.accelerator.clip_grad_norm_(weights, config.optimiser.clip_norm))  # type: ignore[arg-type]
-        if math.isfinite(norm) or state.scaler is not None:  # a scaler looks itself, and learns from what it sees
+        if math.isfinite(norm) or state.scaler is not None:  # a scaler checks for overflow and adapts its scale
             state.optimiser.step()
         elif self.accelerator.is_main_process:
-            log.error("step %d skipped: its gradient is no number", state.step + 1)
+            log.error("step %d skipped: non-finite gradient", state.step + 1)
         return norm
 
-    # ----------------------------------------------------------------------------------------------------- what is said
+    # --------------------------------------------------------------------------------------------------------- messages
     def _name_samples(self, names: list[str]) -> None:
         if self.accelerator.is_main_process:
             more = f" and {len(names) - TRACE} more" if len(names) > TRACE else ""
             listed = ", ".join(names[:TRACE])
-            log.error("step %d skipped: the loss is no number for %s%s", self.state.step + 1, listed, more)
+            log.error("step %d skipped: non-finite loss for %s%s", self.state.step + 1, listed, more)
 
     def _note_files(self, problems: list[str]) -> None:
         new = [problem for problem in dict.fromkeys(problems) if problem not in self.state.bad_files]
@@ -226,29 +243,18 @@ class Stage:
         for problem in new if self.accelerator.is_main_process else ():
             log.warning("skipped a file: %s (%d so far)", problem, len(self.state.bad_files))
 
-    def _add_to_window(self, values: dict[str, float]) -> None:
-        window = self.state.window
-        for name, value in (values | {"count": 1.0}).items():
-            window[name] = window.get(name, 0.0) + value
 
-    def _close_window(self) -> dict[str, float]:
-        """Means since the last call."""
-        window, self.state.window = self.state.window, {}
-        count = window.pop("count", 0.0)
-        return {name: value / count for name, value in window.items()} if count else {}
-
-
-# ------------------------------------------------------------------------------------------------------------- pieces
-def prepare(config: TrainConfig, accelerator: Accelerator, state: TrainState, hooks: Hooks) -> Stage:
-    """A stage that is ready to train: the network behind the wrapper of the run's processes."""
+# ------------------------------------------------------------------------------------------------------------ helpers
+def prepare(trainable: Trainable, accelerator: Accelerator, state: TrainState, hooks: Hooks) -> Stage:
+    """Wrap the network and the optimiser for the run's processes; return a stage that is ready to train."""
     state.model.train()
-    module, state.optimiser = accelerator.prepare(kind_of(config).module(state.model, config), state.optimiser)
+    module, state.optimiser = accelerator.prepare(trainable.module(state.model), state.optimiser)
     state.scaler = accelerator.scaler
-    return Stage(config, accelerator, state, module, hooks)
+    return Stage(trainable, accelerator, state, module, hooks)
 
 
 def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
-    """A batch where it is needed; what decides shapes stays on the CPU too, so that nobody waits for the device."""
+    """Move a batch to a device; counts that determine shapes stay on the CPU, which avoids synchronisation."""
     return batch._replace(
         images=batch.images.to(device, non_blocking=True),
         labels=batch.labels.to(device, non_blocking=True),
@@ -256,14 +262,16 @@ def to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
     )
 
 
-def detached(said: Said) -> Said:
-    """The same without gradients, so that a picture doesn't hold a step's memory."""
-    return type(said)(*(None if field is None else field.detach() for field in said))  # type: ignore[arg-type]
+def detached(outputs: Outputs) -> Outputs:
+    """Detach all fields, so that a figure does not keep the graph of a step in memory."""
+    return type(outputs)(*(None if field is None else field.detach() for field in outputs))
 
 
 def unreached(model: torch.nn.Module, run: Callable[[], Tensor]) -> list[str]:
-    """Names of the trained weights that the loss `run()` has no gradient for: parts of published encoders that the
-    features don't need. Leaves no gradients behind."""
+    """Return the names of trained weights that get no gradient from the loss `run()`, and clear all gradients.
+
+    These are parts of published encoders that the features do not use.
+    """
     run().backward()
     names = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     model.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""A clip through the network as in inference, frame by frame, with gradients through all of it.
+"""Forward pass of training: unrolled inference over a clip, with gradients through all frames.
 
 Source: Cutie specification, section 8.3.
 """
@@ -18,30 +18,29 @@ from cutie_geo.config import UnrollConfig
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.ops import quick_gradients
 from cutie_geo.structures import ClipBatch, FrameFeatures, Memorised, MemoryView
-from cutie_geo.training.draws import reference_frames
+from cutie_geo.training.sampling import reference_frames
 
 
 class Unrolled(NamedTuple):
-    """What the network says about the S = T - 1 frames after the first; background first among the N1 channels."""
+    """Outputs for the S = T - 1 frames after the first; background first among the N1 channels."""
 
     logits: Float[Tensor, "B S N1 H W"]
     sensory_logits: Float[Tensor, "B S N1 h w"]
-    """From the sensory memory that entered each frame."""
+    """Auxiliary logits from sensory memory before each frame."""
     query_logits: Float[Tensor, "B S N1 L h w"]
-    """From the object transformer, before its first block and after each."""
+    """Auxiliary logits of the object transformer, before its first block and after each block."""
     sensory: Float[Tensor, "B N C h w"]
     """Sensory memory after the last frame."""
     key: Float[Tensor, "B T P CK"]
-    """Of all frames; so are the next two."""
+    """Keys of all T frames, like the next two fields."""
     shrinkage: Float[Tensor, "B T P 1"]
     selection: Float[Tensor, "B T P CK"]
     depth: Float[Tensor, "K h2 w2"] | None = None
-    """Relative inverse depth in the first frames of the clips that `with_distance` names; None unless it was asked
-    for."""
+    """Relative inverse depth of the first frames of the clips in `with_distance`; None unless requested."""
 
 
-class _Said(NamedTuple):
-    """One frame's share of `Unrolled`, and what the next frame needs."""
+class _FrameOutputs(NamedTuple):
+    """Outputs of one frame for `Unrolled` and for the next frame."""
 
     logits: Tensor
     sensory_logits: Tensor
@@ -51,28 +50,30 @@ class _Said(NamedTuple):
 
 
 class ClipUnroll(nn.Module):
-    """The network's forward pass in training: a module, so that parallel wrappers see it called."""
+    """Forward pass of training as a module, which wrappers for distributed training require."""
 
     def __init__(self, model: CutieGeo, config: UnrollConfig, with_depth: bool = False) -> None:
-        """with_depth: also what the geometry encoder says of depth."""
+        """Build the module; `with_depth` adds depth to the outputs."""
         super().__init__()
         self.model = model
         self.config = config
         self.with_depth = with_depth
 
     def forward(self, batch: ClipBatch, deep: Sequence[bool]) -> Unrolled:
-        """As `unroll`."""
+        """Call `unroll`."""
         return unroll(self.model, batch, self.config, deep, self.with_depth)
 
 
 def unroll(
     model: CutieGeo, batch: ClipBatch, config: UnrollConfig, deep: Sequence[bool], with_depth: bool = False
 ) -> Unrolled:
-    """Segment every frame of the clips from the masks of their first.
+    """Segment every frame of the clips from the masks of the first frame.
 
-    deep: for each frame whether memorising it updates sensory memory; the first is taken to.
-    with_depth: also tell the depth in the first frames of clips whose distances are known.
-    Slots beyond the objects of the fullest clip don't exist; those beyond a clip's own are kept empty.
+    There are as many slots as the largest number of objects of a clip; unused slots of other clips stay empty.
+
+    Args:
+        deep: For each frame, whether memorising it updates sensory memory; always True for the first.
+        with_depth: Also return the depth of the first frames of clips with known distances.
     """
     slots, length = int(batch.num_objects.max()), batch.images.shape[1]
     references = [reference_frames(seed, length, config.reference_frames) for seed in batch.seeds.tolist()]
@@ -95,44 +96,50 @@ def propagate(
     deep: Sequence[bool],
     config: UnrollConfig,
 ) -> Unrolled:
-    """As `unroll`, from the frames' features and the first one's masks: `references[b][t]` are the past frames that
-    frame t of clip b reads, `selector` is 1 for the slots that hold an object."""
+    """Segment every frame from encoded features; see `unroll`.
+
+    Args:
+        features: Features of each frame.
+        masks: Masks of the first frame.
+        selector: 1 for slots with an object, 0 for unused slots.
+        references: `references[b][t]` are the past frames that frame t of clip b reads.
+    """
     length = len(features)
     run = _recomputed if config.checkpointing and torch.is_grad_enabled() else _kept
     first = model.empty_sensory(features[0], masks.shape[1])
     memory = [run(partial(_memorise, model, True), features[0], masks, first)]
     sensory = memory[0].sensory
-    said: list[_Said] = []
+    outputs: list[_FrameOutputs] = []
     for t in range(1, length):
         view = _view(features, memory, [rows[t] for rows in references], sensory, masks)
-        said.append(run(partial(_segment, model), features[t], view, selector))
-        sensory, masks = said[-1].sensory, said[-1].masks
+        outputs.append(run(partial(_segment, model), features[t], view, selector))
+        sensory, masks = outputs[-1].sensory, outputs[-1].masks
         if t < length - 1:
             memory.append(run(partial(_memorise, model, deep[t]), features[t], masks, sensory))
             sensory = memory[-1].sensory
-    columns = [torch.stack(column, dim=1) for column in list(zip(*said))[:3]]
+    columns = [torch.stack(column, dim=1) for column in list(zip(*outputs))[:3]]
     keys = [torch.stack([getattr(frame, name) for frame in features], 1) for name in ("key", "shrinkage", "selection")]
     return Unrolled(columns[0], columns[1], columns[2], sensory, keys[0], keys[1], keys[2])
 
 
 # ------------------------------------------------------------------------------------------------------------ parts
 def unit_range(images: Tensor) -> Float[Tensor, "B T 3 H W"]:
-    """Images with values from 0 to 1, whether they come in bytes or in floats."""
+    """Convert images from bytes in [0, 255] to floats in [0, 1]; return floats unchanged."""
     return images if images.is_floating_point() else images.float() / 255
 
 
 def object_selector(num_objects: Int[Tensor, "B"], slots: int) -> Float[Tensor, "B N"]:
-    """1 for slots that hold an object of their clip, 0 for the others."""
+    """Return 1 for slots with an object of their clip, 0 for unused slots."""
     return (torch.arange(slots, device=num_objects.device) < num_objects[:, None]).float()
 
 
 def one_hot(labels: Tensor, slots: int) -> Float[Tensor, "B N H W"]:
-    """The masks of slots 1 to `slots` in label maps (B, H, W)."""
+    """Return the masks of slots 1 to `slots` in label maps (B, H, W)."""
     return torch.stack([labels == slot for slot in range(1, slots + 1)], dim=1).float()
 
 
 def encode_clips(model: CutieGeo, images: Float[Tensor, "B T 3 H W"], at_once: int = 0) -> list[FrameFeatures]:
-    """The features of each of the T frames of all clips; `at_once` frames are encoded together, 0 for all."""
+    """Encode all clips; return the features of each of the T frames. `at_once` frames are batched, 0 for all."""
     clips, frames = images.shape[0], images.flatten(0, 1)
     return _by_frame([model.encode(part) for part in frames.split(at_once or len(frames))], clips)
 
@@ -140,10 +147,10 @@ def encode_clips(model: CutieGeo, images: Float[Tensor, "B T 3 H W"], at_once: i
 def encode_with_depth(
     model: CutieGeo, images: Float[Tensor, "B T 3 H W"], chosen: Sequence[int]
 ) -> tuple[list[FrameFeatures], Float[Tensor, "K h w"]]:
-    """As `encode_clips`, and the depth in the first frames of the clips `chosen`.
+    """Encode all clips, with depth of the first frames of the clips `chosen`.
 
-    The others are encoded without it: a map of depth costs as much as all features of its frame, and frames of one clip
-    are much alike.
+    Other frames are encoded without depth: a depth map costs as much as all features of its frame, and the frames of a
+    clip are similar.
     """
     clips, length = images.shape[:2]
     told = [b * length for b in chosen]
@@ -156,9 +163,11 @@ def encode_with_depth(
 
 
 def _by_frame(parts: Sequence[FrameFeatures], clips: int, places: Tensor | None = None) -> list[FrameFeatures]:
-    """Features of the frames of one clip after the other, taken apart into those of all clips at each time.
+    """Rearrange features from clip-major order to one batch of clips per frame.
 
-    places: where each frame of that order is in `parts`, if they have another.
+    Args:
+        parts: Features of all frames.
+        places: Index in `parts` of each frame in clip-major order, if their order differs.
     """
     fields = [torch.cat(field) for field in list(zip(*parts))[:-1]]  # all but the depth
     ordered = fields if places is None else [field[places] for field in fields]
@@ -167,9 +176,9 @@ def _by_frame(parts: Sequence[FrameFeatures], clips: int, places: Tensor | None 
 
 
 def with_distance(batch: ClipBatch) -> list[int]:
-    """The clips of a batch whose distances are known somewhere in the first frame; the first clip if there is none.
+    """Return the clips of a batch with any known distance in the first frame; the first clip if there is none.
 
-    So every step reaches the head that tells depth, as processes that train together need.
+    Every step therefore uses the depth head, which distributed training requires.
     """
     if batch.distance is None:
         return [0]
@@ -181,7 +190,7 @@ def _view(
     features: Sequence[FrameFeatures], memory: Sequence[Memorised], past: Sequence[list[int]], sensory: Tensor,
     masks: Tensor,
 ) -> MemoryView:  # fmt: skip
-    """What all clips remember: of tokens, those of the frames `past` of each clip; object memory sums every frame."""
+    """Return the memory of all clips: tokens of the frames `past` of each clip, object memory of all frames."""
     return MemoryView(
         key=_chosen([frame.key for frame in features[: len(memory)]], past),
         shrinkage=_chosen([frame.shrinkage for frame in features[: len(memory)]], past),
@@ -193,24 +202,24 @@ def _view(
 
 
 def _chosen(frames: Sequence[Float[Tensor, "B *N P C"]], past: Sequence[list[int]]) -> Tensor:
-    """The tokens of frames `past[b]` of each clip b, one frame after the other along the token axis."""
+    """Concatenate the tokens of the frames `past[b]` of each clip b along the token axis."""
     if all(rows == past[0] for rows in past):
         return torch.cat([frames[t] for t in past[0]], dim=-2)
-    # one gather for all clips: clip by clip, a GPU would wait for the launches of many small kernels
+    # one gather for all clips: one per clip would launch many small GPU kernels
     stacked = torch.stack(list(frames), dim=1)
     rows = torch.tensor(past, device=stacked.device).view(len(past), -1, *[1] * (stacked.ndim - 2))
     found = stacked.gather(1, rows.expand(-1, -1, *stacked.shape[2:]))  # (B, R, *N, P, C)
     return found.movedim(1, -3).flatten(-3, -2)
 
 
-def _segment(model: CutieGeo, features: FrameFeatures, view: MemoryView, selector: Tensor) -> _Said:
-    with quick_gradients(features.image.device):  # here, since a frame that is computed again begins here
+def _segment(model: CutieGeo, features: FrameFeatures, view: MemoryView, selector: Tensor) -> _FrameOutputs:
+    with quick_gradients(features.image.device):  # here, because recomputation of a frame starts here
         readout = model.read(features, view, selector=selector)
     sensory_logits, query_logits = model.auxiliary_logits(features, view.sensory, readout.query_logits, selector)
     decoded = model.decode(features, readout.features, view.sensory, selector=selector)
     assert decoded.sensory is not None
     masks = F.softmax(decoded.logits, dim=1)[:, 1:]
-    return _Said(decoded.logits, sensory_logits, query_logits, decoded.sensory, masks)
+    return _FrameOutputs(decoded.logits, sensory_logits, query_logits, decoded.sensory, masks)
 
 
 def _memorise(model: CutieGeo, deep: bool, features: FrameFeatures, masks: Tensor, sensory: Tensor) -> Memorised:
@@ -218,10 +227,10 @@ def _memorise(model: CutieGeo, deep: bool, features: FrameFeatures, masks: Tenso
 
 
 def _kept(fn: Callable[..., Any], *args: Any) -> Any:
-    """`fn(*args)`; what its gradients need is kept."""
+    """Call `fn(*args)` and keep its activations."""
     return fn(*args)
 
 
 def _recomputed(fn: Callable[..., Any], *args: Any) -> Any:
-    """`fn(*args)`; what its gradients need is computed once more when they are due. Nothing in it is random."""
+    """Call `fn(*args)` with activation checkpointing; `fn` must be deterministic."""
     return checkpoint(fn, *args, use_reentrant=False, preserve_rng_state=False)

@@ -1,11 +1,19 @@
-"""Clips to train on: sources of short videos with masks, varied, merged and dealt out in an order that a seed fixes.
+"""Training clips: sampling, augmentation, copy-paste and loading, deterministic for a seed.
 
-A sample is a function of `(seed, epoch, index, progress)` and of the files alone. Which worker or process draws it, and
-what was drawn before it, changes nothing.
+A sample depends only on `(seed, epoch, index, progress)` and on the files. It does not depend on the worker or process
+that draws it, or on earlier samples.
 """
 
 from cutie_geo.data.clips.cutouts import CutoutSource
-from cutie_geo.data.clips.dataset import Clip, ClipDataset, build_sources, fingerprint, selected, source_root
+from cutie_geo.data.clips.dataset import (
+    Clip,
+    ClipDataset,
+    build_sources,
+    fingerprint,
+    require_known,
+    selected,
+    source_root,
+)
 from cutie_geo.data.clips.loader import clip_loader, collate, steps_of
 from cutie_geo.data.clips.sources import ClipSource, ImageSource, RenderedSource, UnusableFile, VideoClip, VideoSource
 
@@ -23,6 +31,7 @@ __all__ = [
     "clip_loader",
     "collate",
     "fingerprint",
+    "require_known",
     "selected",
     "source_root",
     "steps_of",

@@ -1,4 +1,6 @@
-"""Cut-outs: pictures of one thing with nothing around it, which move over the clips of other sources."""
+"""Copy-paste augmentation with cut-outs: images of one object with transparency, moved over the clips of other
+sources.
+"""
 
 import random
 from collections.abc import Sequence
@@ -9,102 +11,115 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
-from PIL import Image as Pillow
-from torchvision.transforms import v2
 
 from cutie_geo.config import ClipConfig, require
-from cutie_geo.data.clips.augment import lit, torch_draws_from
-from cutie_geo.data.clips.footage import readable
+from cutie_geo.data.clips.augment import torch_draws_from
+from cutie_geo.data.clips.frame_readers import readable
+from cutie_geo.data.clips.light import draw_light, shine
 from cutie_geo.data.clips.merge import LAST_ID
 from cutie_geo.data.clips.sources import ClipSource, Mixture, VideoClip
 from cutie_geo.data.clips.warp import Affine, Layer, bend_layer, draw_bend, shift_layer
+from cutie_geo.data.images import open_image
 
 LARGEST = 1 << 24
-"""Pixels of a file at most: some drawings were saved at a hundred times what is drawn, and take seconds to read."""
+"""Maximum number of pixels of a file; some drawings are saved at excessive resolution and take seconds to read."""
 SIZES = (0.12, 0.75)
-"""Square root of the area of a cut-out's box, as a share of the crop's side."""
+"""Range of the square root of a cut-out's box area, as a fraction of the crop's side."""
 ENLARGED = 2.0
-"""How many times as large as its file a cut-out is at most drawn."""
+"""Maximum enlargement of a cut-out relative to its file."""
 AWAY = 0.2
-"""Chance that one is out of sight somewhere in the middle of the clip."""
+"""Probability that a cut-out is out of sight in the middle of the clip."""
 DRIFT, TURN, GROWTH, SQUASH = 0.25, 20.0, 0.3, 0.15
-"""Standard deviations of what changes from the first frame to the last: place (share of the crop), angle (degrees), and
-the logarithms of size and of the ratio of its sides."""
+"""Standard deviations of the changes from the first to the last frame: position (fraction of the crop), angle
+(degrees), and logarithms of size and of aspect ratio.
+"""
 SHAKE = 0.01
-"""The same of what each frame adds to the place."""
+"""Standard deviation of the position jitter of each frame."""
 BEND = 0.03
-"""The same of how far control points of the bend have moved in the last frame, as a share of the picture's sides."""
+"""Standard deviation of the movement of the bend's control points up to the last frame, as a fraction of the
+image's sides.
+"""
 SHADOW = 0.5
-"""Chance that one casts a shadow, which is no part of the object: training clips without would teach that what moves
-along with a thing belongs to it."""
+"""Probability of a shadow. Shadows are not part of the object: without them, a model learns that everything that
+moves with an object belongs to it.
+"""
 DARKNESS, LENGTH, LEAN, SOFTNESS = (0.25, 0.7), (-0.6, 0.6), 0.6, (0.005, 0.035)
-"""Of a shadow: the share of the light that is gone; its height as a share of the picture's, below zero if it falls
-towards the camera; standard deviation of how far it leans for each pixel of that; its blur as a share of the picture's
-longer side, a third of `MARGIN` at most, where a blur has come to its end."""
+"""Parameters of a shadow.
+
+These are the fraction of light removed; the height as a fraction of the image's (negative if it falls towards the
+camera); the standard deviation of the lean per pixel of height; and the blur as a fraction of the image's longer side,
+at most a third of `MARGIN`.
+"""
 MARGIN = 0.1
-"""Empty room around a cut-out, as a share of its sides, for it to bend into."""
+"""Empty border around a cut-out that leaves space for the bend, as a fraction of its sides."""
 
 
 class Cutout(NamedTuple):
-    """A file with one thing in it, around which it is transparent."""
+    """A file with one object on a transparent background."""
 
     name: str
-    """Its path in its set, without suffix."""
+    """Path in its set, without suffix."""
     path: Path
 
 
 def index_cutouts(root: Path) -> list[Cutout]:
-    """All PNG and WebP files below a folder, by name. None is opened.
+    """List all PNG and WebP files below a folder by name, without opening them.
 
-    Raises ValueError if there is none.
+    Raises:
+        ValueError: if there are none.
     """
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in (".png", ".webp"))
-    require(bool(paths), f"{root}: no PNG or WebP file in it, wanted pictures with transparency around one thing each")
+    require(
+        bool(paths), f"{root}: no PNG or WebP files; expected images of one object each with transparency around it"
+    )
     return [Cutout(path.relative_to(root).with_suffix("").as_posix(), path) for path in paths]
 
 
 def read_cutout(path: Path) -> UInt8[np.ndarray, "H W 4"]:
-    """RGBA within the box of all that isn't transparent. Raises ValueError naming the file for one without
-    transparency, without anything else, of more than `LARGEST` pixels, and where it can't be read."""
+    """Read an RGBA image, cropped to the box of its opaque pixels.
+
+    Raises:
+        ValueError: with the file name, for an image without transparent or without opaque pixels, of more than
+            `LARGEST` pixels, or unreadable.
+    """
     try:
-        with Pillow.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             clear = "A" in image.getbands() or "transparency" in image.info
             pixels = np.asarray(image.convert("RGBA")).copy() if width * height <= LARGEST else None
     except Exception as error:  # on damaged bytes Pillow's readers raise nearly anything
-        raise ValueError(f"{path}: can't be read as a picture ({type(error).__name__})") from error
+        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
     if pixels is None:
-        raise ValueError(f"{path}: picture is {width}x{height}, wanted at most {LARGEST} pixels")
-    require(clear and bool((pixels[..., 3] == 0).any()), f"{path}: nothing transparent in it, wanted a cut-out")
+        raise ValueError(f"{path}: image is {width}x{height}, expected at most {LARGEST} pixels")
+    require(clear and bool((pixels[..., 3] == 0).any()), f"{path}: no transparent pixels; expected a cut-out")
     solid = pixels[..., 3] >= 128
-    require(bool(solid.any()), f"{path}: all of it is transparent, wanted a cut-out")
+    require(bool(solid.any()), f"{path}: all pixels are transparent; expected a cut-out")
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 class CutoutSource:
-    """Clips of other sources with cut-outs over them, each on a path of its own that the clip knows nothing of.
+    """Clips of other sources with cut-outs pasted over them, each on an independent path.
 
-    An item is a cut-out. Up to `max_objects` more come with it, so that some are not among the objects of a sample but
-    look as if they could be. What the clip beneath shows keeps its ids and may be the object, behind or beside them.
+    An item is a cut-out. Up to `max_objects` further ones are added as distractors. Objects of the underlying clip keep
+    their ids and may be sampled as well.
     """
 
     merges = False
 
     def __init__(self, cutouts: Sequence[Cutout], beneath: Sequence[ClipSource], config: ClipConfig) -> None:
-        """Raises ValueError if there is no cut-out, and nothing that it could lie over."""
-        require(bool(cutouts), "cutouts: got none, wanted at least one")
-        require(bool(beneath), "cutouts: nothing to lie over, wanted videos or rendered scenes among the data")
+        """Initialise. Raises ValueError if there are no cut-outs or no underlying sources."""
+        require(bool(cutouts), "cutouts: got none, expected at least one")
+        require(bool(beneath), "cutouts: got no underlying clips, expected videos or rendered scenes among the data")
         self.cutouts, self.beneath, self.config = list(cutouts), Mixture(beneath), config
-        jitter = config.image.clip_jitter
-        self._light = v2.Compose([v2.ColorJitter(*jitter), v2.RandomGrayscale(config.image.grey_probability)])
+        self._jitter = config.image.clip_jitter
 
     def __len__(self) -> int:
-        """Cut-outs."""
+        """Return the number of cut-outs."""
         return len(self.cutouts)
 
     def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
-        """A clip with cut-out `item` in its first frame. Raises UnusableFile."""
+        """Draw a clip with cut-out `item` in its first frame. Raises UnusableFile."""
         source, under = self.beneath.place(rng.randrange(len(self.beneath)))
         clip = source.draw(under, progress, rng)
         chosen = [self.cutouts[item]]
@@ -112,24 +127,24 @@ class CutoutSource:
         rng.shuffle(chosen)
         images, labels = clip.images.permute(0, 2, 3, 1).numpy().copy(), clip.labels.numpy().copy()
         for new, cutout in zip(range(int(labels.max()) + 1, LAST_ID + 1), chosen):
-            self._lay(images, labels, self._picture(cutout, rng), new, rng)
+            self._paste(images, labels, self._picture(cutout, rng), new, rng)
         name = f"{' + '.join(f'cutouts/{cutout.name}' for cutout in chosen)} over {clip.name}"
         return _as_clip(images, labels, name, clip)
 
     def contents(self) -> list[str]:
-        """Its cut-outs, and all that they may lie over."""
+        """Return the names of the cut-outs and the contents of the underlying sources."""
         lines = [f"cutouts/{cutout.name}" for cutout in self.cutouts]
         return lines + [f"over {line}" for source in self.beneath.sources for line in source.contents()]
 
     def _picture(self, cutout: Cutout, rng: random.Random) -> UInt8[np.ndarray, "H W 4"]:
-        """A cut-out as it looks in this clip: under a light of its own, perhaps mirrored."""
+        """Return a cut-out's image with colour jitter, possibly flipped."""
         pixels = readable(read_cutout, cutout.path)
         with torch_draws_from(rng):
-            colours = torch.from_numpy(pixels[..., :3].copy()).permute(2, 0, 1)
-            pixels[..., :3] = lit(colours, self._light).permute(1, 2, 0).numpy()
+            light = draw_light(self._jitter, self.config.image.grey_probability)
+        pixels[..., :3] = shine(pixels[..., :3].copy(), (light,))
         return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
-    def _lay(
+    def _paste(
         self,
         images: UInt8[np.ndarray, "T H W 3"],
         labels: Integer[np.ndarray, "T H W"],
@@ -137,14 +152,14 @@ class CutoutSource:
         new: int,
         rng: random.Random,
     ) -> None:
-        """Change images, and labels where the cut-out is, frame by frame."""
+        """Paste the cut-out into images and labels in place, frame by frame."""
         length, size = len(images), (images.shape[1], images.shape[2])
-        draws = np.random.default_rng(rng.getrandbits(63))
-        path = draw_path(length, (picture.shape[0], picture.shape[1]), size, draws)
+        generator = np.random.default_rng(rng.getrandbits(63))
+        path = draw_path(length, (picture.shape[0], picture.shape[1]), size, generator)
         layer, into_layer = prepare(picture, max(_scale(back) for back in path if back is not None))
         shape = layer.shape[0], layer.shape[1]
-        x, y = draw_bend(shape, min(self.config.image.warp_points, *shape), BEND, draws)
-        shadow = draw_shadow((picture.shape[0], picture.shape[1]), draws) if draws.random() < SHADOW else None
+        x, y = draw_bend(shape, min(self.config.image.warp_points, *shape), BEND, generator)
+        shadow = draw_shadow((picture.shape[0], picture.shape[1]), generator) if generator.random() < SHADOW else None
         straight_x, straight_y = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in shape[::-1]))
         for t, back in enumerate(path):
             if back is not None:
@@ -159,24 +174,24 @@ class CutoutSource:
 
 # ------------------------------------------------------------------------------------------------------ paths and paint
 def draw_path(
-    length: int, picture: tuple[int, int], size: tuple[int, int], draws: np.random.Generator
+    length: int, picture: tuple[int, int], size: tuple[int, int], generator: np.random.Generator
 ) -> list[Affine | None]:
-    """For each frame of `size` (H, W), the map from it back to a picture of (H, W) pixels; None where that is away.
+    """Sample the backward map from each frame of `size` (H, W) to an image of (H, W) pixels.
 
-    In the first frame it is there, and in the last.
+    It is None where the image is out of sight, which is never in the first or last frame.
     """
     side = min(size)
-    first = min(side * np.exp(draws.uniform(*np.log(SIZES))) / np.sqrt(picture[0] * picture[1]), ENLARGED)
-    start, drift = draws.uniform(0.15, 0.85, 2), draws.normal(0, DRIFT, 2)
-    angle, turn = draws.normal(0, TURN, 2)
-    growth, squash = draws.normal(0, (GROWTH, SQUASH))
+    first = min(side * np.exp(generator.uniform(*np.log(SIZES))) / np.sqrt(picture[0] * picture[1]), ENLARGED)
+    start, drift = generator.uniform(0.15, 0.85, 2), generator.normal(0, DRIFT, 2)
+    angle, turn = generator.normal(0, TURN, 2)
+    growth, squash = generator.normal(0, (GROWTH, SQUASH))
     gone = range(0)
-    if length > 2 and draws.random() < AWAY:
-        begin = int(draws.integers(1, length - 1))
-        gone = range(begin, int(draws.integers(begin + 1, length)))
+    if length > 2 and generator.random() < AWAY:
+        begin = int(generator.integers(1, length - 1))
+        gone = range(begin, int(generator.integers(begin + 1, length)))
     path: list[Affine | None] = []
     for t in range(length):
-        part, shake = t / max(length - 1, 1), draws.normal(0, SHAKE, 2)
+        part, shake = t / max(length - 1, 1), generator.normal(0, SHAKE, 2)
         scale = first * np.exp(part * (growth + squash * np.array([0.5, -0.5])))
         centre = (start + part * drift + shake) * size[::-1]
         path.append(None if t in gone else _back(picture, scale, np.radians(angle + part * turn), centre))
@@ -184,7 +199,9 @@ def draw_path(
 
 
 def _back(picture: tuple[int, int], scale: np.ndarray, angle: float, centre: np.ndarray) -> Affine:
-    """From frame to picture: the picture's middle at `centre` (x, y), turned, its sides scaled each by its own."""
+    """Return the map from frame to image, with the image's middle at `centre` (x, y), rotated and scaled along each
+    side.
+    """
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = np.eye(3)
     forward[:2, :2] = turn * scale
@@ -193,39 +210,39 @@ def _back(picture: tuple[int, int], scale: np.ndarray, angle: float, centre: np.
 
 
 class Shadow(NamedTuple):
-    """What a picture casts on the ground that its lower edge stands on."""
+    """Shadow of an image on the ground at its lower edge."""
 
     back: Affine
-    """From where it lies, in the picture's own pixels, to what casts it."""
+    """Map from the shadow to the image that casts it, in the image's own pixels."""
     darkness: float
     softness: float
 
     def of(self, layer: Layer) -> Layer:
-        """Its share of the light, as a layer of the size of that which casts it."""
+        """Return the shadow's opacity as a layer of the size of `layer`."""
         sigma = max(self.softness * max(layer.shape[:2]) / (1 + 2 * MARGIN), 0.1)
         dark = np.zeros_like(layer)
         dark[..., 3] = cv2.GaussianBlur(layer[..., 3], (0, 0), sigma) * self.darkness
         return dark
 
 
-def draw_shadow(picture: tuple[int, int], draws: np.random.Generator) -> Shadow:
-    """The shadow of a picture of (H, W) pixels."""
-    length, lean = draws.uniform(*LENGTH), draws.normal(0, LEAN)
-    length = np.copysign(max(abs(length), 0.05), length)  # a line would have no way back
+def draw_shadow(picture: tuple[int, int], generator: np.random.Generator) -> Shadow:
+    """Sample the shadow of an image of (H, W) pixels."""
+    length, lean = generator.uniform(*LENGTH), generator.normal(0, LEAN)
+    length = np.copysign(max(abs(length), 0.05), length)  # a degenerate map has no inverse
     forward = np.array([[1.0, -lean * abs(length), 0], [0, length, 0], [0, 0, 1]])
     foot = np.eye(3)
     foot[1, 2] = picture[0]
     back = np.linalg.inv(foot @ forward @ np.linalg.inv(foot))
-    return Shadow(back, draws.uniform(*DARKNESS), draws.uniform(*SOFTNESS))
+    return Shadow(back, generator.uniform(*DARKNESS), generator.uniform(*SOFTNESS))
 
 
 def _scale(back: Affine) -> float:
-    """Pixels of the frame for one of the picture, along each side."""
+    """Return the frame pixels per image pixel along each side."""
     return float(1 / np.sqrt(abs(np.linalg.det(back[:2, :2]))))
 
 
 def prepare(picture: UInt8[np.ndarray, "H W 4"], scale: float) -> tuple[Layer, Affine]:
-    """A picture to be drawn at `scale`, no larger than that needs and with room around it, and the map into it."""
+    """Return an image resampled for drawing at `scale`, with a border, and the map into it."""
     layer = picture.astype(np.float32) / 255
     layer[..., :3] *= layer[..., 3:]
     height, width = layer.shape[:2]
@@ -233,15 +250,15 @@ def prepare(picture: UInt8[np.ndarray, "H W 4"], scale: float) -> tuple[Layer, A
     size = max(round(width * shrink), 1), max(round(height * shrink), 1)
     if shrink < 1:
         layer = cv2.resize(layer, size, interpolation=cv2.INTER_AREA)
-    room = int(np.ceil(MARGIN * max(size)))
-    layer = np.pad(layer, ((room, room), (room, room), (0, 0)))
+    margin = int(np.ceil(MARGIN * max(size)))
+    layer = np.pad(layer, ((margin, margin), (margin, margin), (0, 0)))
     into = np.diag([size[0] / width, size[1] / height, 1.0])
-    into[:2, 2] = room
+    into[:2, 2] = margin
     return layer, into
 
 
 def _paint(image: UInt8[np.ndarray, "H W 3"], layer: Layer) -> None:
-    """Lay a layer over an image."""
+    """Blend a layer over an image in place."""
     seen = layer[..., 3] > 0
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     if not len(rows):
@@ -254,7 +271,7 @@ def _paint(image: UInt8[np.ndarray, "H W 3"], layer: Layer) -> None:
 def _as_clip(
     images: UInt8[np.ndarray, "T H W 3"], labels: Integer[np.ndarray, "T H W"], name: str, under: VideoClip
 ) -> VideoClip:
-    """The painted clip; distances aren't known where something was laid over it."""
+    """Return the composited clip; distances are unknown where a cut-out covers it."""
     ids = torch.from_numpy(labels)
     distance = None if under.distance is None else under.distance.masked_fill(ids != under.labels, float("nan"))
     return VideoClip(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), ids, name, distance)

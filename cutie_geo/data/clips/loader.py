@@ -1,4 +1,4 @@
-"""Batches in a fixed order: which clips each step takes, drawn ahead by worker processes."""
+"""Loader of training batches in a deterministic order, with worker processes."""
 
 import multiprocessing
 import os
@@ -17,23 +17,25 @@ from torch.utils.data import DataLoader
 
 from cutie_geo.config import require
 from cutie_geo.data.clips.dataset import Clip, ClipDataset
+from cutie_geo.multiprocessing import clean_processes, uninterrupted
 from cutie_geo.structures import ClipBatch, ClipKey
-from cutie_geo.workers import clean_processes, uninterrupted
 
 NICE = 10
-"""By how much workers stand back."""
+"""Niceness of loader workers (`os.nice`)."""
 ORDER = 1
-"""Tells the random numbers of the order from those of the samples."""
+"""Key that separates the random numbers of the order from those of the samples."""
 
 
 # --------------------------------------------------------------------------------------------------------------- order
 def steps_of(items: int, batch: int, seed: int, first_step: int, total_steps: int) -> Iterator[list[ClipKey]]:
-    """For each step from `first_step` to before `total_steps`, the samples of its batch.
+    """Yield the samples of each step from `first_step` to `total_steps - 1`.
 
-    An epoch is a permutation of all items, cut into whole batches; what is left over waits for another epoch. Raises
-    ValueError, at the call, if the items don't fill a batch.
+    An epoch is a permutation of all items, cut into full batches; the remainder is dropped.
+
+    Raises:
+        ValueError: at the call, if the items do not fill a batch.
     """
-    require(items >= batch, f"data: got {items} items an epoch, wanted at least one batch of {batch}")
+    require(items >= batch, f"data: got {items} items an epoch, expected at least one batch of {batch}")
     return (_step(items, batch, seed, step, total_steps) for step in range(first_step, total_steps))
 
 
@@ -61,24 +63,29 @@ def clip_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[list[ClipBatch]]:
-    """For each step, the share of its batch that process `process` of `processes` takes, in `accumulate` parts.
+    """Yield the batches of one process for each step, in `accumulate` parts.
 
-    batch: clips of a step over all processes. A process takes consecutive ones, so the shares of all, one after the
-    other, are the batch of a single process. Steps before `first_step` are left out, and change nothing in those after.
+    Args:
+        batch: clips of a step over all processes. Each process gets consecutive clips, so the concatenation over
+            processes is the batch of a single-process run.
+        first_step: first step to yield; later steps do not depend on it.
+        accumulate: gradient accumulation steps.
+        process: index of this process.
+        processes: number of processes.
+        workers: loader processes, which run until the iterator is exhausted, closed or deleted; 0 loads in this
+            process.
+        pin_memory: pin batches in memory for faster copies to a GPU; ignored without one.
 
-    workers: processes that draw clips ahead; 0 draws them in this one. They live until the iterator is used up, closed
-    or deleted. pin_memory: put batches where a GPU copies them from fastest; without one it does nothing.
-
-    Raises ValueError, at the call, for a batch that can't be shared out or that the items don't fill, and for numbers
-    that make no sense.
+    Raises:
+        ValueError: at the call, for a batch that is not divisible or larger than the items, and for invalid numbers.
     """
-    require(workers >= 0, f"workers: got {workers}, wanted 0 or more")
-    require(0 <= process < processes, f"process: got {process} of {processes}, wanted 0 to {processes - 1}")
-    require(accumulate >= 1, f"accumulate: got {accumulate}, wanted 1 or more")
+    require(workers >= 0, f"workers: got {workers}, expected 0 or more")
+    require(0 <= process < processes, f"process: got {process} of {processes}, expected 0 to {processes - 1}")
+    require(accumulate >= 1, f"accumulate: got {accumulate}, expected 1 or more")
     parts = processes * accumulate
     require(
         batch > 0 and batch % parts == 0,
-        f"batch: got {batch}, wanted a multiple of {parts}, which is {processes} processes times {accumulate} parts",
+        f"batch: got {batch}, expected a multiple of {parts}, which is {processes} processes times {accumulate} parts",
     )
     size = batch // parts
     steps = steps_of(len(dataset), batch, dataset.seed, first_step, total_steps)
@@ -89,7 +96,7 @@ def clip_loader(
 
 
 def _loader(dataset: ClipDataset, shares: Iterator[list[ClipKey]], workers: int, pin_memory: bool) -> DataLoader:
-    """A torch loader for lists of keys. It runs over epochs without a stop, since the keys of all are one stream."""
+    """Return a torch loader for lists of keys. It runs over all epochs, because the keys form one stream."""
     return DataLoader(
         dataset,
         batch_sampler=shares,  # type: ignore[arg-type]
@@ -98,23 +105,23 @@ def _loader(dataset: ClipDataset, shares: Iterator[list[ClipKey]], workers: int,
         pin_memory=pin_memory,
         multiprocessing_context=clean_processes(__name__) if workers else None,
         worker_init_fn=_prepare_worker if workers else None,
-        generator=torch.Generator(),  # else the loader draws from the caller's
+        generator=torch.Generator(),  # otherwise the loader draws from the global generator
     )
 
 
 def _steps(loader: DataLoader, accumulate: int) -> Iterator[list[ClipBatch]]:
-    """Parts gathered into steps. Workers start at the first of them, and end with this generator."""
+    """Group parts into steps. Workers start with the first step and end with this generator."""
     with uninterrupted():
         batches = iter(loader)
     try:
         while step := list(islice(batches, accumulate)):
             yield step
     finally:
-        del batches  # torch's iterator ends its workers when the last reference to it goes
+        del batches  # torch ends its workers when the iterator is deleted
 
 
 def collate(clips: list[Clip]) -> ClipBatch:
-    """Clips of one size as a batch."""
+    """Collate clips of one size into a batch."""
     return ClipBatch(
         torch.stack([clip.images for clip in clips]),
         torch.stack([clip.labels for clip in clips]),
@@ -127,7 +134,7 @@ def collate(clips: list[Clip]) -> ClipBatch:
 
 
 def _distances(clips: list[Clip]) -> Float[Tensor, "B T H W"] | None:
-    """Those of all clips, NaN for a clip that has none; None if none has any."""
+    """Return the distances of all clips, NaN for a clip without; None if no clip has any."""
     if all(clip.distance is None for clip in clips):
         return None
     unknown = torch.full(clips[0].labels.shape, float("nan"))
@@ -136,9 +143,11 @@ def _distances(clips: list[Clip]) -> Float[Tensor, "B T H W"] | None:
 
 # ------------------------------------------------------------------------------------------------------------- workers
 def _prepare_worker(_: int) -> None:
-    """One thread a worker, since there are many, and the last to get a core: where the CPU trains too, a worker that
-    takes one of its cores away makes all the others wait. Ctrl-C is the parent's, and with the parent's end theirs
-    comes."""
+    """Initialise a worker: one thread, lowest scheduling priority, SIGINT ignored, exit with the parent.
+
+    The priority is low because a worker that takes a core from CPU training delays all other threads. Ctrl-C is handled
+    by the parent.
+    """
     if hasattr(os, "nice"):
         os.nice(NICE)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -148,10 +157,10 @@ def _prepare_worker(_: int) -> None:
 
 
 def _leave_with_parent() -> None:
-    """End this worker when the trainer has ended without a word, as killed processes do.
+    """Exit this worker when the trainer has died, for example by SIGKILL.
 
-    Torch's own watch is for the process that forked the worker, which here is the server, and that lives on as long as
-    the workers do.
+    Torch's watchdog checks the process that forked the worker. Here that is the fork server, which lives as long as its
+    workers.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,4 +1,4 @@
-"""Objects of one clip in another, and which objects a sample keeps. Source: Cutie specification, section 8.2.2."""
+"""Copy-paste of objects between clips, and the selection of a sample's objects. Source: Cutie specification, 8.2.2."""
 
 import random
 from collections.abc import Sequence
@@ -13,13 +13,15 @@ from cutie_geo.data.masks import object_ids
 from cutie_geo.structures import ObjectId
 
 KERNEL, SIGMA = 5, 1.0
-"""Of the blur that softens the edges of pasted objects, in pixels."""
+"""Kernel size and standard deviation, in pixels, of the blur of pasted edges."""
+TWIN_SHIFT = (0.1, 0.35)
+"""Range of the shift of a pasted twin from the flipped position of its object, as a share of each side."""
 LAST_ID = 254
-"""The largest id that a pasted object gets."""
+"""Largest id of a pasted object."""
 
 
 def first_ids(labels: Integer[Tensor, "T H W"]) -> tuple[ObjectId, ...]:
-    """The objects of a clip: the ids that its first frame shows, ascending."""
+    """Return the objects of a clip: the ids in its first frame, ascending."""
     return object_ids(labels[0].numpy())
 
 
@@ -29,10 +31,10 @@ def paste(
     other_images: UInt8[Tensor, "T 3 H W"],
     other_labels: Integer[Tensor, "T H W"],
 ) -> tuple[UInt8[Tensor, "T 3 H W"], Integer[Tensor, "T H W"]]:
-    """A clip with all objects of another's first frame pasted over it, under ids that it doesn't use itself.
+    """Paste all objects in another clip's first frame over a clip, with unused ids.
 
-    Edges are blended over a few pixels. Ids count up from the clip's largest; the original takes one modulo 255 and so
-    now and then makes an object background. What no id up to `LAST_ID` is left for is not pasted.
+    Edges are blended over a few pixels. Ids count up from the clip's largest; Cutie takes them modulo 255, which
+    sometimes turns an object into background. Objects beyond `LAST_ID` are not pasted.
     """
     pixels, ids = images.permute(0, 2, 3, 1).numpy().copy(), labels.numpy().copy()
     over, truth = other_images.permute(0, 2, 3, 1).numpy(), other_labels.numpy()
@@ -43,8 +45,32 @@ def paste(
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(ids)
 
 
+def paste_twin(
+    images: UInt8[Tensor, "T 3 H W"], labels: Integer[Tensor, "T H W"], free_slots: int, rng: random.Random
+) -> tuple[UInt8[Tensor, "T 3 H W"], Integer[Tensor, "T H W"]]:
+    """Paste a clip's own objects into it again, flipped and shifted, as distractors of the same kind.
+
+    With probability 0.5, if `free_slots` allows, the twins are objects of their own; else they are background.
+    """
+    height, width = labels.shape[1:]
+    down, right = (round(rng.choice((-1, 1)) * rng.uniform(*TWIN_SHIFT) * side) for side in (height, width))
+    twins = [x.flip(-1).roll((down, right), (-2, -1)) for x in (images, labels)]
+    _clear_wrapped(twins[1], down, right)
+    pasted, ids = paste(images, labels, *twins)
+    count = len(first_ids(twins[1]))
+    if count > free_slots or rng.random() < 0.5:
+        ids = torch.where(ids > int(labels.max()), 0, ids)
+    return pasted, ids
+
+
+def _clear_wrapped(labels: Integer[Tensor, "T H W"], down: int, right: int) -> None:
+    """Remove from rolled labels the parts that wrapped around."""
+    labels[:, slice(0, down) if down >= 0 else slice(down, None)] = 0
+    labels[..., slice(0, right) if right >= 0 else slice(right, None)] = 0
+
+
 def _paste_one(image: np.ndarray, labels: np.ndarray, over: np.ndarray, mask: np.ndarray, new: ObjectId) -> None:
-    """Change `image` and `labels` where `mask` is, and the image a little beyond."""
+    """Change `labels` within `mask`, and `image` within and slightly beyond it."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return
@@ -55,16 +81,19 @@ def _paste_one(image: np.ndarray, labels: np.ndarray, over: np.ndarray, mask: np
 
 
 def _around(places: np.ndarray, size: int) -> slice:
-    """The range of sorted places, wider by the blur's reach so that its border is background, within `size`."""
+    """Return the range of sorted positions, extended by the blur radius and clipped to `size`."""
     return slice(max(int(places[0]) - KERNEL, 0), min(int(places[-1]) + KERNEL + 1, size))
 
 
 def to_slots(
     labels: Integer[Tensor, "T H W"], max_objects: int, rng: random.Random
 ) -> tuple[UInt8[Tensor, "T H W"], int]:
-    """Slots 1 to n of the objects that the first frame shows, and n; all else is background.
+    """Map the objects in the first frame to slots 1 to n; everything else is background.
 
-    Of more than `max_objects`, so many are chosen at random.
+    If there are more than `max_objects`, a random subset is kept.
+
+    Returns:
+        The slots, and n.
     """
     ids: Sequence[ObjectId] = first_ids(labels)
     if len(ids) > max_objects:

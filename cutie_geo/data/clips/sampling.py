@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip. Source: Cutie specification, section 8.2.2."""
+"""Sampling of the frames of a clip. Source: Cutie specification, section 8.2.2."""
 
 import random
 from collections.abc import Callable
@@ -6,23 +6,28 @@ from collections.abc import Callable
 from cutie_geo.config import ClipConfig, require
 
 ATTEMPTS = 100
-"""Draws from one start before it is given up."""
+"""Maximum number of draws from one start frame."""
 
 
 def largest_skip(config: ClipConfig, progress: float, frame_interval: int) -> int:
-    """How many masked frames apart two neighbours of a clip may be, where one frame in `frame_interval` has a mask."""
+    """Return the maximum distance, in masked frames, of neighbours in a clip; every `frame_interval`-th frame has a
+    mask.
+    """
     return max(1, config.skip_at(progress) // frame_interval)
 
 
 def draw_times(
     frames: int, start: int, length: int, skip: int, reverse_probability: float, rng: random.Random
 ) -> list[int]:
-    """`length` different frames of `frames`, among them `start`, in the video's order or the reverse.
+    """Sample `length` different frames that include `start`, in forward or reverse order.
 
-    The set grows by one frame at a time, any of those within `skip` of one that is in it already, so no two neighbours
-    of the clip are further apart than that. Raises ValueError for a video that is shorter than the clip.
+    The set grows by one frame at a time, chosen among the frames within `skip` of one in the set. Neighbours are
+    therefore at most `skip` apart.
+
+    Raises:
+        ValueError: for a video shorter than the clip.
     """
-    require(frames >= length, f"video: got {frames} frames, wanted at least {length}")
+    require(frames >= length, f"video: got {frames} frames, expected at least {length}")
     chosen, within_reach = {start}, set[int]()
     newest = start
     while len(chosen) < length:
@@ -34,7 +39,7 @@ def draw_times(
 
 
 def bounce_times(frames: int, start: int, length: int, reverse_probability: float, rng: random.Random) -> list[int]:
-    """`length` frames of a video that may be shorter: frame by frame from `start`, turning round at its ends."""
+    """Return `length` frames of a possibly shorter video: frame by frame from `start`, reversing at its ends."""
     period = max(2 * (frames - 1), 1)
     first = period - start if rng.random() < reverse_probability else start
     steps = [(first + i) % period for i in range(length)]
@@ -44,7 +49,7 @@ def bounce_times(frames: int, start: int, length: int, reverse_probability: floa
 def draw_opening(
     frames: int, start: int, config: ClipConfig, skip: int, shows_object: Callable[[int], bool], rng: random.Random
 ) -> list[int] | None:
-    """The first draw from `start` whose opening frame shows an object, or None if `ATTEMPTS` draws don't."""
+    """Return the first draw from `start` whose first frame shows an object, or None after `ATTEMPTS` draws."""
     for _ in range(ATTEMPTS):
         if frames < config.length:
             times = bounce_times(frames, start, config.length, config.reverse_probability, rng)

@@ -1,4 +1,4 @@
-"""Where clips come from: labelled videos, still images that are moved about, and rendered scenes."""
+"""Sources of training clips: labelled videos, static images with synthetic motion, and rendered scenes."""
 
 import bisect
 import logging
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cutie_geo.config import ClipConfig, require
 from cutie_geo.data.clips.augment import StillAugment, VideoAugment
-from cutie_geo.data.clips.footage import (
+from cutie_geo.data.clips.camera import draw_camera
+from cutie_geo.data.clips.frame_readers import (
     FileFootage,
     Footage,
     RenderedFootage,
@@ -27,38 +28,44 @@ from cutie_geo.data.clips.merge import first_ids, paste
 from cutie_geo.data.clips.sampling import draw_opening, largest_skip
 from cutie_geo.data.clips.warp import Affine, Image, Labels
 from cutie_geo.data.index import ImagePair, LabelledVideo
+from cutie_geo.data.index.records import some
+from cutie_geo.data.io_threads import map_ahead
+from cutie_geo.data.masks import object_ids, read_labels
 from cutie_geo.data.render import SceneConfig
 from cutie_geo.data.video import IMAGE_SUFFIXES
+from cutie_geo.structures import VOID
 
 __all__ = ["ClipSource", "ImageSource", "RenderedSource", "UnusableFile", "VideoClip", "VideoSource"]
 
 log = logging.getLogger(__name__)
 
+READERS = 4
+"""Threads that read masks before training."""
 STARTS = 5
-"""Frames of a video that a clip is tried from. Source: Cutie specification, section 8.2.2."""
+"""Number of start frames tried in a video. Source: Cutie specification, section 8.2.2."""
 ITEMS = 20
-"""Items that are tried for a clip whose first frame shows an object, before one without is taken."""
+"""Number of items tried for a clip whose first frame shows an object, before a clip without one is accepted."""
 SCENES = 5
-"""Seeds that are tried for a scene that shows all its objects, which nearly every one does."""
+"""Number of seeds tried for a scene that shows all its objects; nearly all seeds do."""
 HELD_OUT_SEEDS = 10_000
-"""Rendered scenes with seeds below this are never trained on."""
+"""Seeds of rendered scenes below this are held out from training."""
 BACKGROUND_SIZE = 2
-"""Shorter side of a background, in sides of a crop: more than a camera that zooms in shows is only slow."""
+"""Shorter side of a background, in crop sides; larger backgrounds add cost but no visible detail."""
 SPREAD = 4
-"""Length of a rendered scene, in clips: room for skips."""
+"""Length of a rendered scene in clips, which leaves space for frame skips."""
 
 
 class VideoClip(NamedTuple):
-    """What a source draws."""
+    """A clip drawn from a source."""
 
     images: UInt8[Tensor, "T 3 H W"]
     """RGB."""
     labels: Integer[Tensor, "T H W"]
-    """Ids, the same in all frames; 0 is all else."""
+    """Ids, consistent over all frames; 0 is background."""
     name: str
-    """Enough to find its frames."""
+    """Description from which the frames can be identified."""
     distance: Float[Tensor, "T H W"] | None = None
-    """From the camera, if that is known; NaN where it isn't."""
+    """Distance from the camera, NaN where it is unknown. None: unknown."""
 
 
 @runtime_checkable
@@ -66,26 +73,26 @@ class ClipSource(Protocol):
     """A data set as clips."""
 
     merges: bool
-    """Whether objects of one clip are pasted into another; a source may see to that itself."""
+    """Enables copy-paste of objects between clips. A source that pastes objects itself disables it."""
 
     def __len__(self) -> int:
-        """Items that one epoch lists."""
+        """Return the number of items of one epoch."""
         ...
 
     def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
-        """A clip of item `item` when the share `progress` of the training is done; another draw, another clip.
+        """Draw a clip of item `item` at training progress `progress` (0 to 1).
 
-        Depends on nothing but its arguments and the files. Raises UnusableFile naming one that can't be used.
+        Depends only on its arguments and the files. Raises UnusableFile with the name of an unusable file.
         """
         ...
 
     def contents(self) -> list[str]:
-        """What it draws from, a line each: two sources with equal contents draw alike."""
+        """Return one line for each item; sources with equal contents draw equal clips."""
         ...
 
 
 class Mixture:
-    """The items of several sources in one row."""
+    """Concatenation of the items of several sources."""
 
     def __init__(self, sources: Sequence[ClipSource]) -> None:
         self.sources = sources
@@ -95,16 +102,16 @@ class Mixture:
         return self.ends[-1] if self.ends else 0
 
     def place(self, index: int) -> tuple[ClipSource, int]:
-        """The source of an item, and its number there."""
+        """Return the source of an item and its index there."""
         number = bisect.bisect_right(self.ends, index)
         return self.sources[number], index - (self.ends[number - 1] if number else 0)
 
 
 # -------------------------------------------------------------------------------------------------------------- videos
 class VideoSource:
-    """Clips of labelled videos; an item is a frame that has a mask, and is part of its clip.
+    """Clips of labelled videos; an item is a frame with a mask, which is part of its clip.
 
-    Where no clip shows an object in its first frame, another item is taken.
+    If no clip of an item shows an object in its first frame, another item is drawn.
     """
 
     merges = True
@@ -112,9 +119,10 @@ class VideoSource:
     def __init__(
         self, videos: Sequence[LabelledVideo], config: ClipConfig, frame_interval: int = 1, name: str = "videos"
     ) -> None:
-        """Videos with a problem are left out with a warning, short ones as `config.short_videos` says.
+        """Initialise. Videos with problems are excluded with a warning, short ones as `config.short_videos` says.
 
-        Raises ValueError if none is left.
+        Raises:
+            ValueError: if no video is left.
         """
         self.config, self.frame_interval, self.name = config, frame_interval, name
         self.videos = _usable(videos, config, name)
@@ -123,11 +131,11 @@ class VideoSource:
         self._shows: dict[Path, bool] = {}
 
     def __len__(self) -> int:
-        """Masked frames."""
+        """Return the number of masked frames."""
         return self._ends[-1]
 
     def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
-        """A clip that the frame `item` is part of. Raises UnusableFile."""
+        """Draw a clip that includes frame `item`. Raises UnusableFile."""
         skip = largest_skip(self.config, progress, self.frame_interval)
         for _ in range(ITEMS):
             video, start = self._place(item)
@@ -138,20 +146,20 @@ class VideoSource:
             item = rng.randrange(len(self))
         else:
             choice = choose_any(footage, start, skip, self.config, self._augment, rng)
-        return take(footage, *choice, self._augment, rng)
+        return take(footage, *choice, self.config, self._augment, rng)
 
     def contents(self) -> list[str]:
-        """Its videos, each with the number of its frames that have masks."""
+        """Return the videos with their numbers of masked frames."""
         return [f"{self.name}/{video.name}: {len(video.masks)} of {len(video.frames)}" for video in self.videos]
 
     def _place(self, item: int) -> tuple[LabelledVideo, int]:
-        """The video of an item, and which of its masked frames it is."""
+        """Return the video of an item and its index among the masked frames."""
         index = bisect.bisect_right(self._ends, item)
         return self.videos[index], item - (self._ends[index - 1] if index else 0)
 
 
 def _usable(videos: Sequence[LabelledVideo], config: ClipConfig, name: str) -> list[LabelledVideo]:
-    """The videos without problems that are long enough. Raises ValueError if there is none."""
+    """Return the videos without problems that are long enough. Raises ValueError if there are none."""
     sound = [video for video in videos if video.problem is None]
     for video in videos:
         if video.problem is not None:
@@ -168,10 +176,61 @@ def _usable(videos: Sequence[LabelledVideo], config: ClipConfig, name: str) -> l
     return usable
 
 
+def with_objects(videos: Sequence[LabelledVideo], name: str) -> list[LabelledVideo]:
+    """Return the videos in which a mask shows an object; warn of the others.
+
+    For most videos one mask is read. Videos with problems or unreadable masks stay, and are reported when they are
+    used.
+
+    Raises:
+        ValueError: if no video is left.
+    """
+    sound = [video for video in videos if video.problem is None and video.masks]
+    shown = dict(zip((v.name for v in sound), map_ahead(_shows, sound, READERS, 4 * READERS)))
+    empty = [video for video in sound if not shown[video.name].object]
+    if not empty:
+        return list(videos)
+    ignored = [video for video in empty if shown[video.name].ignored]
+    why = f"no mask shows an object, in {len(ignored)} of them nothing but 0 and {VOID}"
+    advice = (
+        f"{VOID} marks pixels to ignore in {name}. If it is the object in these masks, write it as 1: "
+        "docs/training.md, section Data, says how"
+    )
+    reason = f"{why}. {advice}" if ignored else "no mask shows an object"
+    require(len(empty) < len(sound), f"{name}: none of its {len(sound)} videos can be trained on: {reason}")
+    log.warning("%s: %d videos left out, %s: %s", name, len(empty), some([video.name for video in empty]), reason)
+    gone = {video.name for video in empty}
+    return [video for video in videos if video.name not in gone]
+
+
+class _Shown(NamedTuple):
+    """Content of a video's masks."""
+
+    object: bool
+    ignored: bool = False
+    """The masks have ignored pixels but no object."""
+
+
+def _shows(video: LabelledVideo) -> _Shown:
+    """Read masks, the first and the middle one first, until one has an object."""
+    paths = list(video.masks.values())
+    ignored = False
+    for path in dict.fromkeys([paths[0], paths[len(paths) // 2], *paths]):
+        try:
+            ids = object_ids(read_labels(path, video.long_ids).labels)
+        except (ValueError, OSError):
+            return _Shown(True)
+        meant = ids if video.single_object or video.long_ids else [i for i in ids if i != VOID]
+        if meant:
+            return _Shown(True)
+        ignored = ignored or bool(ids)
+    return _Shown(False, ignored)
+
+
 def choose(
     footage: Footage, start: int, skip: int, config: ClipConfig, augment: VideoAugment, rng: random.Random
 ) -> tuple[list[int], Affine] | None:
-    """Frames, and a view in which the first of them shows an object; None if a few starts have none.
+    """Sample frames and a view whose first frame shows an object; None if a few starts have none.
 
     The first start is `start`, the others are random.
     """
@@ -193,21 +252,32 @@ def _starts(start: int, frames: int, rng: random.Random) -> Iterator[int]:
 def choose_any(
     footage: Footage, start: int, skip: int, config: ClipConfig, augment: VideoAugment, rng: random.Random
 ) -> tuple[list[int], Affine]:
-    """Frames and a view, whether or not they show an object."""
+    """Sample frames and a view without requiring an object."""
     times = draw_opening(footage.frames, start, config, skip, lambda _: True, rng)
     assert times is not None
     return times, augment.view(footage.labels(times[0]), rng)[0]
 
 
-def take(footage: Footage, times: list[int], view: Affine, augment: VideoAugment, rng: random.Random) -> VideoClip:
-    """The frames `times` as clip. Raises UnusableFile where one can't be read or has another size."""
+def take(
+    footage: Footage, times: list[int], view: Affine, config: ClipConfig, augment: VideoAugment, rng: random.Random
+) -> VideoClip:
+    """Return the frames `times` as a clip. Raises UnusableFile if one cannot be read or has another size."""
     images, labels = read_frames(footage, times)
-    shown = augment.apply(images, labels, view, rng)
-    return VideoClip(*shown, footage.describe(times), augment.distances(map(footage.distance, times), view))
+    path = maybe_camera(config, rng)
+    shown = augment.apply(images, labels, view, rng, path)
+    distances = augment.distances([footage.distance(time) for time in times], view, path)
+    return VideoClip(*shown, footage.describe(times), distances)
+
+
+def maybe_camera(config: ClipConfig, rng: random.Random) -> list[Affine] | None:
+    """Return a synthetic camera motion with `camera_probability`; else None."""
+    if not config.camera_probability or rng.random() >= config.camera_probability:
+        return None
+    return draw_camera(config.length, config.crop, config.away_probability, rng)
 
 
 def read_frames(footage: Footage, times: list[int]) -> tuple[list[Image], list[Labels]]:
-    """Images and masks of `times`, a frame that is there twice read once. Raises UnusableFile."""
+    """Return images and masks of `times`, reading repeated frames once. Raises UnusableFile."""
     read: dict[int, tuple[Image, Labels]] = {}
     for time in times:
         if time not in read:
@@ -219,23 +289,23 @@ def read_frames(footage: Footage, times: list[int]) -> tuple[list[Image], list[L
 
 # ------------------------------------------------------------------------------------------------------------ rendered
 class RenderedSource:
-    """Clips of rendered scenes. Each draw is a scene of its own, with a seed from `HELD_OUT_SEEDS` on."""
+    """Clips of rendered scenes. Each draw renders a new scene with a seed of at least `HELD_OUT_SEEDS`."""
 
     merges = True
 
     def __init__(self, clips: int, config: ClipConfig, scene: SceneConfig | None = None) -> None:
-        """`clips` items; size and length of `scene` are set here."""
+        """Initialise with `clips` items; size and length of `scene` are derived from `config`."""
         self.clips, self.config = clips, config
         frames = SPREAD * config.length
         self.scene = scene_for(config, scene or SceneConfig(cycle=frames))
         self._augment = VideoAugment(config.video, config.crop)
 
     def __len__(self) -> int:
-        """As many as asked for: scenes never run out."""
+        """Return the configured number of items; scenes are unlimited."""
         return self.clips
 
     def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
-        """A clip of a new scene. Raises ValueError for a scene config under which objects don't show."""
+        """Draw a clip of a new scene. Raises ValueError for a scene config under which objects stay hidden."""
         skip = largest_skip(self.config, progress, 1)
         for _ in range(ITEMS):
             footage = self._scene(rng)
@@ -245,10 +315,10 @@ class RenderedSource:
                 break
         else:
             choice = choose_any(footage, start, skip, self.config, self._augment, rng)
-        return take(footage, *choice, self._augment, rng)
+        return take(footage, *choice, self.config, self._augment, rng)
 
     def contents(self) -> list[str]:
-        """What scenes are like."""
+        """Return the scene settings."""
         return [f"rendered: {self.scene}"]
 
     def _scene(self, rng: random.Random) -> RenderedFootage:
@@ -261,26 +331,26 @@ class RenderedSource:
 
 
 def scene_for(config: ClipConfig, scene: SceneConfig) -> SceneConfig:
-    """`scene` at the size and length that clips are cut from."""
+    """Return `scene` with the size and length from which clips are cut."""
     return replace(scene, height=config.crop, width=config.crop, frames=SPREAD * config.length)
 
 
 # -------------------------------------------------------------------------------------------------------- still images
 class Still(NamedTuple):
-    """A picture whose objects are known."""
+    """A static image with known objects."""
 
     name: str
     read: Callable[[], tuple[Image, Labels]]
-    """Raises UnusableFile."""
+    """Read image and labels. Raises UnusableFile."""
 
 
 def stills_of_pairs(pairs: Sequence[ImagePair]) -> list[Still]:
-    """Images with a mask each, as often as each pair says."""
+    """Return images with one mask each, repeated as configured."""
     return [Still(pair.name, partial(read_still, pair.image, pair.mask)) for pair in pairs for _ in range(pair.times)]
 
 
 def stills_of_videos(videos: Sequence[LabelledVideo], name: str) -> list[Still]:
-    """Every frame that has a mask, of the videos of data set `name` that have no problem."""
+    """Return every masked frame of the videos of data set `name` that have no problem."""
     sound = [video for video in videos if video.problem is None]
     return [
         Still(f"{name}/{video.name}/{stem}", partial(_read_frame, video, name, time))
@@ -295,12 +365,13 @@ def _read_frame(video: LabelledVideo, name: str, time: int) -> tuple[Image, Labe
 
 
 def stills_without_objects(root: Path, crop: int) -> list[Still]:
-    """All pictures below a folder, as what lies behind cut-outs, no larger than crops of `crop` pixels need.
+    """List all images below a folder as backgrounds for cut-outs, resized to the needs of `crop`-pixel crops.
 
-    Raises ValueError if there is none.
+    Raises:
+        ValueError: if there are none.
     """
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    require(bool(paths), f"{root}: no picture in it, wanted files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    require(bool(paths), f"{root}: no images; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
     return [
         Still(
             f"backgrounds/{path.relative_to(root).as_posix()}", partial(read_background, path, BACKGROUND_SIZE * crop)
@@ -310,39 +381,41 @@ def stills_without_objects(root: Path, crop: int) -> list[Still]:
 
 
 class ImageSource:
-    """Clips made of still images, whose objects are pasted into one another where a sample may show several."""
+    """Clips of static images with synthetic motion and copy-paste of objects between images."""
 
     merges = False
 
     def __init__(self, stills: Sequence[Still], config: ClipConfig) -> None:
-        """Raises ValueError if there is none."""
-        require(bool(stills), "still images: got none, wanted at least one with a mask")
+        """Initialise. Raises ValueError if there are no images."""
+        require(bool(stills), "static images: got none, expected at least one with a mask")
         self.stills = list(stills)
         self.config = config
         self._augment = StillAugment(config.image, config.crop)
 
     def __len__(self) -> int:
-        """Images, each as often as it is listed."""
+        """Return the number of images, with repetitions."""
         return len(self.stills)
 
     def draw(self, item: int, progress: float, rng: random.Random) -> VideoClip:
-        """A clip of image `item`, with objects of up to `max_objects - 1` others over it. Raises UnusableFile.
+        """Draw a clip of image `item` with objects of up to `max_objects - 1` others pasted over it. Raises
+        UnusableFile.
 
-        Others are clips of their own before they are pasted, so that objects move against each other.
+        Each image gets its own motion before pasting, so that objects move relative to each other.
         """
-        images, labels, name, _ = self._moved(self.stills[item], rng)
+        images, labels, name, _ = self._animate(self.stills[item], rng)
         for _ in range(rng.randrange(self.config.max_objects)):
             if len(first_ids(labels)) >= self.config.max_objects:
                 break
-            other = self._moved(self.stills[rng.randrange(len(self))], rng)
+            other = self._animate(self.stills[rng.randrange(len(self))], rng)
             images, labels = paste(images, labels, other.images, other.labels)
             name = f"{name} + {other.name}"
         return VideoClip(images, labels, name)
 
     def contents(self) -> list[str]:
-        """Its images, as often as they are listed."""
+        """Return the images, with repetitions."""
         return [still.name for still in self.stills]
 
-    def _moved(self, still: Still, rng: random.Random) -> VideoClip:
+    def _animate(self, still: Still, rng: random.Random) -> VideoClip:
         image, labels = still.read()
-        return VideoClip(*self._augment.apply(image, labels, self.config.length, rng), still.name)
+        path = maybe_camera(self.config, rng)
+        return VideoClip(*self._augment.apply(image, labels, self.config.length, rng, path), still.name)

@@ -1,7 +1,7 @@
-"""Pictures bent and moved: by an affine map, and by a thin-plate spline; image and mask by the same numbers.
+"""Affine and thin-plate-spline warps of images and masks.
 
-Maps go backwards, from a pixel of the result to a place in the source. Affine ones count from the corner of the first
-pixel, whose centre lies at (0.5, 0.5), so that they fit frames of any resolution.
+Maps are backward, from a pixel of the result to a position in the source. Affine maps have their origin at the corner
+of the first pixel, whose centre is (0.5, 0.5), so they apply to frames of any resolution.
 """
 
 import math
@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8, UInt16
 
 MEAN_COLOUR = (124, 116, 104)
-"""RGB of what lies outside of a frame: the mean of ImageNet."""
+"""RGB of pixels outside the frame: the ImageNet mean."""
 SOFTEN = 1.25
-"""Shrinking by more than this is preceded by an average over areas, without which fine patterns would flicker."""
+"""Shrink factor above which an area average precedes interpolation, to avoid aliasing."""
+BEND_STEP = 4
+"""Grid step, in pixels, of a computed bend, which is smooth and interpolated between grid points."""
 TINY = 1e-6
-"""Keeps the logarithm of the spline's kernel finite. Source: Cutie specification, section 8.2.1."""
+"""Offset that keeps the logarithm of the spline's kernel finite. Source: Cutie specification, section 8.2.1."""
 
 Affine = Float64[np.ndarray, "3 3"]
 """(x, y, 1) in the result to (x, y, 1) in the source."""
@@ -24,17 +26,18 @@ Image = UInt8[np.ndarray, "_ _ 3"]
 Labels = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
 """Ids, 0 is background."""
 Distance = Float32[np.ndarray, "_ _"]
-"""From the camera, NaN where it isn't known."""
+"""Distance from the camera, NaN where it is unknown."""
 Layer = Float32[np.ndarray, "_ _ 4"]
-"""RGB times alpha, and alpha, from 0 to 1."""
+"""Premultiplied RGBA, from 0 to 1."""
 Number = int | float
 
 
 # -------------------------------------------------------------------------------------------------------------- affine
 def turn_and_shear(size: tuple[int, int], degrees: Number, scale: Number, shear: Number) -> Affine:
-    """The backward map of turning clockwise by `degrees`, scaling and shearing along x, about the middle of (H, W).
+    """Return the backward map of rotating clockwise by `degrees`, scaling and shearing along x about the centre of (H,
+    W).
 
-    The same as torchvision's `affine` with these numbers.
+    Equal to torchvision's `affine` with these numbers.
     """
     turn, slant = math.radians(degrees), math.tan(math.radians(shear))
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
@@ -44,12 +47,12 @@ def turn_and_shear(size: tuple[int, int], degrees: Number, scale: Number, shear:
 
 
 def mirror(size: tuple[int, int]) -> Affine:
-    """The map that swaps left and right in a frame of `size` (H, W)."""
+    """Return the map that flips a frame of `size` (H, W) horizontally."""
     return _affine(np.diag([-1.0, 1.0]), np.array([size[1], 0.0]))
 
 
 def crop_box(top: Number, left: Number, height: Number, width: Number, crop: int) -> Affine:
-    """The backward map of cutting out a box and bringing it to `crop` x `crop` pixels."""
+    """Return the backward map that crops a box and resizes it to `crop` x `crop` pixels."""
     return _affine(np.diag([width / crop, height / crop]), np.array([left, top], float))
 
 
@@ -57,32 +60,44 @@ def _affine(linear: np.ndarray, offset: np.ndarray) -> Affine:
     return np.block([[linear, offset[:, None]], [np.array([[0.0, 0.0, 1.0]])]])
 
 
-def shift_image(
-    image: Image, back: Affine, size: tuple[int, int], nearest: bool = False
-) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """What `back` shows of an image, at `size` (H, W): bilinear, after an average over areas where it shrinks much."""
+def shift_image(image: Image, back: Affine, size: tuple[int, int]) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """Warp an image to `size` (H, W): bilinear, after an area average where it shrinks much."""
     shrink = math.sqrt(abs(np.linalg.det(back[:2, :2])))
-    if shrink > SOFTEN and not nearest:
+    if shrink > SOFTEN:
+        image, back = _shown_part(image, back, size, margin=math.ceil(shrink) + 1)
         height, width = image.shape[:2]
         smaller = max(round(width / shrink), 1), max(round(height / shrink), 1)
         back = np.diag([smaller[0] / width, smaller[1] / height, 1.0]) @ back
         image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-    return _warp(image, back, size, how, MEAN_COLOUR)
+    return _warp(image, back, size, cv2.INTER_LINEAR, MEAN_COLOUR)
+
+
+def _shown_part(image: Image, back: Affine, size: tuple[int, int], margin: int) -> tuple[Image, Affine]:
+    """Crop an image to the part that `back` shows, with a margin; return it and the map into it."""
+    height, width = size
+    corners = back[:2] @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
+    low, high = np.floor(corners.min(1)).astype(int) - margin, np.ceil(corners.max(1)).astype(int) + margin
+    left, top = np.clip(low, 0, None)
+    right, bottom = np.minimum(high, image.shape[1::-1])
+    if right <= left or bottom <= top:  # nothing of it is shown
+        return image, back
+    move = np.eye(3)
+    move[:2, 2] = -left, -top
+    return image[top:bottom, left:right], move @ back
 
 
 def shift_labels(labels: Labels, back: Affine, size: tuple[int, int]) -> Labels:
-    """What `back` shows of a label map, at `size` (H, W): the nearest pixel, 0 outside."""
+    """Warp a label map to `size` (H, W): nearest neighbour, 0 outside."""
     return _warp(labels, back, size, cv2.INTER_NEAREST, 0)
 
 
 def shift_distance(distance: Distance, back: Affine, size: tuple[int, int]) -> Distance:
-    """What `back` shows of distances, at `size` (H, W): the nearest pixel, NaN outside."""
+    """Warp a distance map to `size` (H, W): nearest neighbour, NaN outside."""
     return _warp(distance, back, size, cv2.INTER_NEAREST, float("nan"))
 
 
 def shift_layer(layer: Layer, back: Affine, size: tuple[int, int]) -> Layer:
-    """What `back` shows of a layer, at `size` (H, W): bilinear, nothing outside."""
+    """Warp a layer to `size` (H, W): bilinear, transparent outside."""
     return _warp(layer, back, size, cv2.INTER_LINEAR, 0)
 
 
@@ -98,21 +113,32 @@ def _warp(pixels: np.ndarray, back: Affine, size: tuple[int, int], how: int, out
 def draw_bend(
     size: tuple[int, int], points: int, strength: float, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
-    """Where each pixel of a bent picture of `size` (H, W) comes from: x and y in pixels, as `cv2.remap` takes them.
+    """Sample a random bend of an image of `size` (H, W) as source coordinates x and y in pixels, for `cv2.remap`.
 
-    `points` control points, no two in one row or column, move by normal steps whose standard deviation is `strength`
-    times the sides. Between them the movement is the thin-plate spline through theirs. Raises ValueError if the
-    picture has fewer rows or columns than points. Source: Cutie specification, section 8.2.1.
+    `points` control points, no two in one row or column, move by normal steps with a standard deviation of `strength`
+    times the sides. A thin-plate spline interpolates between them. Source: Cutie specification, section 8.2.1.
+
+    Raises:
+        ValueError: if the image has fewer rows or columns than points.
     """
     height, width = size
     places = np.stack(
         [rng.choice(width, points, replace=False) / width, rng.choice(height, points, replace=False) / height], axis=1
     )
     moved = rng.normal(0, strength, (points, 2))
-    x, y = np.linspace(0, 1, width, dtype=np.float32), np.linspace(0, 1, height, dtype=np.float32)
-    dx, dy = spline(places, moved, x[None, :], y[:, None])
+    coarse_y, coarse_x = (-(-side // BEND_STEP) + 1 for side in size)
+    x, y = (np.arange(count, dtype=np.float32) * BEND_STEP for count in (coarse_x, coarse_y))
+    shifts = spline(places, moved, x[None, :] / max(width - 1, 1), y[:, None] / max(height - 1, 1))
+    dx, dy = (_between(shift, size) for shift in shifts)
     columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
     return columns[None, :] + dx * width, rows[:, None] + dy * height
+
+
+def _between(coarse: Float32[np.ndarray, "h w"], size: tuple[int, int]) -> Float32[np.ndarray, "H W"]:
+    """Interpolate a grid with a step of `BEND_STEP` pixels to `size`, bicubic."""
+    matrix = np.diag([1 / BEND_STEP, 1 / BEND_STEP, 1.0])[:2]
+    how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(coarse, matrix, size[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
 def spline(
@@ -121,9 +147,9 @@ def spline(
     x: Float32[np.ndarray, "#H #W"],
     y: Float32[np.ndarray, "#H #W"],
 ) -> Float32[np.ndarray, "D H W"]:
-    """The thin-plate spline that takes `values` at `places`, everywhere else: the least bent of all such surfaces.
+    """Evaluate the thin-plate spline that interpolates `values` at `places`.
 
-    x and y are broadcast against each other: a row and a column give a grid. Source: F. L. Bookstein, "Principal
+    x and y are broadcast against each other, so a row and a column make a grid. Source: F. L. Bookstein, "Principal
     Warps", PAMI 1989.
     """
     count = len(places)
@@ -138,20 +164,20 @@ def spline(
 
 
 def _kernel(square: np.ndarray) -> np.ndarray:
-    """r^2 log r of squared distances: without a root, which would take longer than all the rest."""
+    """Return r^2 log r for squared distances, without the cost of a square root."""
     return square * np.log(square + TINY**2) / 2
 
 
 def bend_image(image: Image, x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -> Image:
-    """The image with each pixel taken from (x, y), bilinear."""
+    """Sample an image at (x, y), bilinear."""
     return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=MEAN_COLOUR)  # type: ignore[return-value]
 
 
 def bend_labels(labels: Labels, x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -> Labels:
-    """The label map with each pixel taken from the one nearest to (x, y)."""
+    """Sample a label map at (x, y), nearest neighbour."""
     return cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)  # type: ignore[return-value]
 
 
 def bend_layer(layer: Layer, x: Float[np.ndarray, "H W"], y: Float[np.ndarray, "H W"]) -> Layer:
-    """The layer with each pixel taken from (x, y), bilinear."""
+    """Sample a layer at (x, y), bilinear."""
     return cv2.remap(layer, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)  # type: ignore[return-value, call-overload]

@@ -1,1 +1,1 @@
-"""Published annotations (JSON) into folders of frames and masks; nothing in a file is believed before it is checked."""
+"""Conversion of published annotations (JSON) to folders of frames and masks, with strict validation."""

@@ -1,4 +1,4 @@
-"""BURST into folders for training."""
+"""Conversion of BURST to folders for training."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +17,7 @@ from cutie_geo.data.convert.vos import (
     parse_image,
     parse_size,
 )
+from cutie_geo.data.listing import natural_key
 from cutie_geo.data.masks import MAX_LONG_ID
 
 SPLITS = ("train", "val", "test")
@@ -25,15 +26,15 @@ SPLITS = ("train", "val", "test")
 def convert_burst(
     options: VosOptions, watch: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, count: items
 ) -> dict[str, Any]:
-    """Convert a split; return the report. Raises ValueError with file and record for what can't be right."""
+    """Convert a split; return the report. Raises ValueError with file and record for invalid records."""
     if options.split not in SPLITS:
-        raise ValueError(f"split: got {options.split!r}, wanted one of {', '.join(SPLITS)}")
+        raise ValueError(f"split: got {options.split!r}, expected one of {', '.join(SPLITS)}")
     path = find_json(options, [f"{options.split}/all_classes.json", "all_classes.json", f"{options.split}.json"])
     return convert_vos("burst", read_burst(path, options), options, file_digest(path), watch)
 
 
 def read_burst(path: Path, options: VosOptions) -> list[VosVideo]:
-    """The videos of a file, named `<dataset>_-_<sequence>`. An object's label is its track's id."""
+    """Read the videos of a file, named `<dataset>_-_<sequence>`. An object's label is its track's id."""
     names: set[str] = set()
     videos = []
     for record in read_json(path).key("sequences").elements():
@@ -62,14 +63,14 @@ def _video(record: Node, options: VosOptions) -> VosVideo:
     name = f"{dataset}_-_{sequence}"
     if not is_plain_name(name):
         raise ValueError(f"{record.where}: dataset and seq_name together are too long for a folder's name")
-    return VosVideo(name, size, sorted(frames, key=lambda frame: frame.stem), record.where)
+    return VosVideo(name, size, sorted(frames, key=lambda frame: natural_key(frame.stem)), record.where)
 
 
 def _masks(by_track: Node) -> list[LabelledRle]:
-    """The masks of one frame, in the order of the file."""
+    """Return the masks of one frame, in the order of the file."""
     masks = []
     for track, mask in by_track.fields():
         if not (track.isascii() and track.isdecimal() and len(track) < 10 and 0 < int(track) <= MAX_LONG_ID):
-            raise ValueError(f"{mask.where}: got track {track[:60]!r}, wanted a number from 1 to {MAX_LONG_ID}")
+            raise ValueError(f"{mask.where}: got track {track[:60]!r}, expected a number from 1 to {MAX_LONG_ID}")
         masks.append(LabelledRle(int(track), mask.key("rle")))
     return masks

@@ -1,4 +1,4 @@
-"""OVIS, in the JSON of YouTube-VIS, into folders for training."""
+"""Conversion of OVIS, in the JSON format of YouTube-VIS, to folders for training."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,15 +26,15 @@ MAX_ID = 2**53
 def convert_ovis(
     options: VosOptions, watch: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, count: items
 ) -> dict[str, Any]:
-    """Convert a split; return the report. Raises ValueError with file and record for what can't be right."""
+    """Convert a split; return the report. Raises ValueError with file and record for invalid records."""
     if options.split not in SPLITS:
-        raise ValueError(f"split: got {options.split!r}, wanted one of {', '.join(SPLITS)}")
+        raise ValueError(f"split: got {options.split!r}, expected one of {', '.join(SPLITS)}")
     path = find_json(options, [f"annotations_{options.split}.json", f"{options.split}.json"])
     return convert_vos("ovis", read_ovis(path, options), options, file_digest(path), watch)
 
 
 def read_ovis(path: Path, options: VosOptions) -> list[VosVideo]:
-    """The videos of a file. An object's label is its place among the annotations of its video, from 1 on."""
+    """Read the videos of a file. An object's label is its position among the video's annotations, from 1 on."""
     content = read_json(path)
     if content.optional("annotations") is None:
         raise ValueError(f"{path}: no annotations, so no masks; only the training split has them")
@@ -73,7 +73,7 @@ def _video(record: Node, annotations: list[Node], options: VosOptions) -> VosVid
     if (length := record.optional("length")) is not None and length.integer(0, MAX_ID) != len(images):
         length.fail(f"{len(images)}, the number of file_names")
     if len(annotations) > MAX_PALETTE_ID:
-        raise ValueError(f"{record.where}: got {len(annotations)} objects, wanted at most {MAX_PALETTE_ID}")
+        raise ValueError(f"{record.where}: got {len(annotations)} objects, expected at most {MAX_PALETTE_ID}")
     name = folder_parts[0]
     folder = existing_folder([options.frames / options.split / name, options.frames / name], record.where)
     masks = _masks(annotations, len(images), size)
@@ -86,7 +86,7 @@ def _video(record: Node, annotations: list[Node], options: VosOptions) -> VosVid
 
 
 def _masks(annotations: list[Node], length: int, size: tuple[int, int]) -> list[list[LabelledRle]]:
-    """The masks of each frame."""
+    """Return the masks of each frame."""
     frames: list[list[LabelledRle]] = [[] for _ in range(length)]
     for label, annotation in enumerate(annotations, 1):
         segmentations = annotation.key("segmentations").elements()

@@ -1,4 +1,7 @@
-"""Masks as COCO's run lengths: pixels column by column, runs of 0 and 1 in turn, 0 first."""
+"""COCO run-length masks: pixels column by column, alternating runs of 0 and 1, starting with 0.
+
+pycocotools decodes truncated strings to masks with uninitialised pixels without an error; this decoder rejects them.
+"""
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -6,38 +9,44 @@ from jaxtyping import Bool, Int64
 from cutie_geo.data.convert.records import Node
 
 MAX_CHARACTERS = 6
-"""Of one compressed run, 5 bits each: 2**29 pixels are more than any mask has."""
+"""Maximum number of characters of one compressed run, 5 bits each: 2**29 pixels exceed any mask."""
 
 
 def decode_rle(counts: Node, size: tuple[int, int]) -> Bool[np.ndarray, "P"]:
-    """The mask of `size` (height, width) as P = H W pixels, column by column (the transpose is `reshape(W, H)`).
+    """Decode a mask to P = H W pixels, column by column: its transpose is `reshape(W, H)`.
 
-    counts: a list of run lengths, or COCO's compressed string. Raises ValueError unless the runs fill the mask exactly;
-    nothing of the mask's size is made before that is known.
+    Args:
+        counts: a list of run lengths, or COCO's compressed string.
+        size: height and width.
+
+    Raises:
+        ValueError: unless the runs fill the mask exactly. Nothing of the mask's size is allocated before that.
     """
     runs = _compressed(counts) if isinstance(counts.value, str) else _listed(counts)
     pixels = size[0] * size[1]
     if (runs < 0).any() or (runs > pixels).any():
         raise ValueError(f"{counts.where}: got a run outside 0 to {pixels}, the pixels of a mask (H, W) = {size}")
     if runs.sum() != pixels:
-        raise ValueError(f"{counts.where}: runs have {runs.sum()} pixels, wanted {pixels}, a mask (H, W) = {size}")
+        raise ValueError(f"{counts.where}: runs have {runs.sum()} pixels, expected {pixels}, a mask (H, W) = {size}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
 
 
 def _listed(counts: Node) -> Int64[np.ndarray, "R"]:
-    """Run lengths that are written out."""
-    wanted = "run lengths: a list of whole numbers, or a string"
+    """Return run lengths from a list."""
+    expected = "run lengths: a list of whole numbers, or a string"
     if not isinstance(counts.value, list) or not all(type(run) is int for run in counts.value):
-        counts.fail(wanted)
+        counts.fail(expected)
     try:
         return np.array(counts.value, np.int64)
     except OverflowError:
-        counts.fail(wanted)
+        counts.fail(expected)
 
 
 def _compressed(counts: Node) -> Int64[np.ndarray, "R"]:
-    """Run lengths of the string form: 6 bits a character from '0' on, of which 5 are digits, lowest first, and one
-    says that more follow; signed; from the fourth on as differences to the run before the last.
+    """Return run lengths from COCO's string.
+
+    A character holds 6 bits, counted from '0': 5 bits of the number, lowest first, and one if more follow. Numbers are
+    signed; from the fourth on they are differences to the run before the last.
     """
     try:
         code = np.frombuffer(counts.value.encode("ascii"), np.uint8).astype(np.int64) - 48

@@ -1,4 +1,4 @@
-"""Videos with run-length masks into folders for training: `JPEGImages/<video>/`, `Annotations/<video>/`."""
+"""Conversion of videos with run-length masks to `JPEGImages/<video>/` and `Annotations/<video>/`."""
 
 import os
 import shutil
@@ -10,26 +10,28 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import UInt32
-from PIL import Image
 
-from cutie_geo.data.background import atomic_write, map_ahead, write_json
-from cutie_geo.data.convert.ledger import Ledger, clear, fingerprint
+from cutie_geo.config import WHOLE, Shard
+from cutie_geo.data.convert.ledger import Ledger, clear, fingerprint, with_other_shards
 from cutie_geo.data.convert.records import Node
 from cutie_geo.data.convert.rle import decode_rle
+from cutie_geo.data.images import open_image
+from cutie_geo.data.io_threads import atomic_write, map_ahead, write_json
+from cutie_geo.data.listing import IMAGE_SUFFIXES
 from cutie_geo.data.masks import MAX_PALETTE_ID, write_labels
-from cutie_geo.data.video import IMAGE_SUFFIXES
+from cutie_geo.data.video import upright_size
 
 MAX_SIDE = 16384
 MAX_PIXELS = 2**26
-"""Of a video's frame, as its annotations declare it."""
+"""Maximum number of pixels of a frame, as declared in the annotations."""
 
 ImageMode = Literal["symlink", "hardlink", "copy"]
-"""How an image gets into the output."""
+"""How an image is placed in the output."""
 
 NO_MASK = "no masks"
 
 _VERSION = 1
-"""Goes up when the same input gives other files, so that older results are made anew."""
+"""Incremented when the same input gives other files, so that older results are converted again."""
 
 
 class LabelledRle(NamedTuple):
@@ -45,7 +47,7 @@ class VosFrame(NamedTuple):
     stem: str
     image: Path
     masks: list[LabelledRle] | None
-    """Painted in this order, later over earlier; None where the frame isn't annotated."""
+    """Masks in painting order, later over earlier. None: the frame is not annotated."""
 
 
 class VosVideo(NamedTuple):
@@ -56,12 +58,12 @@ class VosVideo(NamedTuple):
     """Height and width of all its frames."""
     frames: list[VosFrame]
     where: str
-    """The record in its file, for messages."""
+    """Place of the record in its file, for messages."""
 
 
 @dataclass(frozen=True)
 class VosOptions:
-    """Where from, where to, and how."""
+    """Settings of a conversion."""
 
     annotations: Path
     """A JSON file, or a folder that has it under its published name."""
@@ -70,29 +72,35 @@ class VosOptions:
     split: str
     images: ImageMode = "symlink"
     all_frames: bool = False
-    """Also the frames between those that are annotated, where there are any."""
+    """Include frames without annotations, if there are any."""
     workers: int = 2
-    """Videos at a time."""
+    """Number of videos converted in parallel."""
+    shard: Shard = WHOLE
+    """Part of the videos to convert."""
 
     def __post_init__(self) -> None:
         if self.images not in get_args(ImageMode):
-            raise ValueError(f"images: got {self.images!r}, wanted one of {', '.join(get_args(ImageMode))}")
+            raise ValueError(f"images: got {self.images!r}, expected one of {', '.join(get_args(ImageMode))}")
         if self.workers < 1:
-            raise ValueError(f"workers: got {self.workers}, wanted 1 or more")
+            raise ValueError(f"workers: got {self.workers}, expected 1 or more")
 
 
 def find_json(options: VosOptions, names: Sequence[str]) -> Path:
-    """The annotations: the file itself, or the first of `names` in the folder. Raises ValueError for neither."""
+    """Return the annotation file: the file itself, or the first of `names` in the folder. Raises ValueError for
+    neither.
+    """
     if options.annotations.is_file():
         return options.annotations
     for name in names:
         if (options.annotations / name).is_file():
             return options.annotations / name
-    raise ValueError(f"{options.annotations}: no annotations, wanted a JSON file or a folder with {' or '.join(names)}")
+    raise ValueError(
+        f"{options.annotations}: no annotations, expected a JSON file or a folder with {' or '.join(names)}"
+    )
 
 
 def parse_image(path: Node) -> str:
-    """The name of the image file that a path ends in. Raises ValueError for other files."""
+    """Return the image file name at the end of a path. Raises ValueError for other files."""
     name = path.path()[-1]
     if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
         path.fail(f"an image, {', '.join(sorted(IMAGE_SUFFIXES))}")
@@ -100,15 +108,15 @@ def parse_image(path: Node) -> str:
 
 
 def parse_size(video: Node) -> tuple[int, int]:
-    """Height and width that a record declares. Raises ValueError for sizes that no video has."""
+    """Return the declared height and width. Raises ValueError for invalid sizes."""
     height, width = (video.key(side).integer(1, MAX_SIDE) for side in ("height", "width"))
     if height * width > MAX_PIXELS:
-        raise ValueError(f"{video.where}: got (H, W) = {(height, width)}, wanted at most {MAX_PIXELS} pixels")
+        raise ValueError(f"{video.where}: got (H, W) = {(height, width)}, expected at most {MAX_PIXELS} pixels")
     return height, width
 
 
 def existing_folder(places: Sequence[Path], where: str) -> Path:
-    """The first of `places` that is a folder. Raises ValueError naming the record if none is."""
+    """Return the first of `places` that is a folder. Raises ValueError with the record if none is."""
     for place in places:
         if place.is_dir():
             return place
@@ -116,7 +124,7 @@ def existing_folder(places: Sequence[Path], where: str) -> Path:
 
 
 def paint_runs(masks: Iterable[LabelledRle], size: tuple[int, int]) -> UInt32[np.ndarray, "H W"]:
-    """The label map of run-length masks, later ones over earlier."""
+    """Return the label map of run-length masks, later ones over earlier ones."""
     height, width = size
     flat = np.zeros(height * width, np.uint32)
     for label, counts in masks:
@@ -126,20 +134,33 @@ def paint_runs(masks: Iterable[LabelledRle], size: tuple[int, int]) -> UInt32[np
 
 # --------------------------------------------------------------------------------------------------------- one video
 def convert_vos_video(video: VosVideo, options: VosOptions, source: str) -> dict[str, Any]:
-    """Write one video, unless that is already done; the result as JSON. `source` is a digest of the annotations."""
-    ledger = Ledger(options.output, options.output / ".convert")
-    mark = fingerprint(_VERSION, source, options.split, options.images, options.all_frames)
-    if (before := ledger.finished(video.name, mark)) is not None:
-        return before | {"written": 0}
+    """Write one video unless it is finished; return the result as JSON. `source` is a digest of the annotations."""
+    if (before := finished_video(video, options, source)) is not None:
+        return before
     files = _write_video(video, options) if any(frame.masks for frame in video.frames) else []
     result = {"video": video.name, "frames": len(video.frames), "dropped": None if files else NO_MASK}
+    ledger, mark = _ledger(options), _fingerprint(options, source)
     ledger.remove_stale(video.name, files)
     ledger.finish(video.name, mark, files, result)
     return result | {"written": len(video.frames) if files else 0}
 
 
+def finished_video(video: VosVideo, options: VosOptions, source: str) -> dict[str, Any] | None:
+    """Return the result of a video that an earlier call or another shard finished, else None."""
+    before = _ledger(options).finished(video.name, _fingerprint(options, source))
+    return None if before is None else before | {"written": 0}
+
+
+def _ledger(options: VosOptions) -> Ledger:
+    return Ledger(options.output, options.output / ".convert")
+
+
+def _fingerprint(options: VosOptions, source: str) -> str:
+    return fingerprint(_VERSION, source, options.split, options.images, options.all_frames)
+
+
 def _write_video(video: VosVideo, options: VosOptions) -> list[str]:
-    """Write all images and masks of a video; their paths within the output."""
+    """Write all images and masks of a video; return their paths within the output."""
     files: list[str] = []
     long_ids = any(mask.label > MAX_PALETTE_ID for frame in video.frames for mask in frame.masks or ())
     for frame in video.frames:
@@ -158,14 +179,14 @@ def _write_video(video: VosVideo, options: VosOptions) -> list[str]:
 
 
 def _require_size(path: Path, video: VosVideo) -> None:
-    """Raise ValueError unless the image file is there and has the video's size, by its header."""
+    """Raise ValueError unless the image file exists and its header has the video's size."""
     try:
-        with Image.open(path) as image:
-            found = (image.height, image.width)
+        with open_image(path) as image:
+            found = upright_size(image)
     except MemoryError:
         raise
     except Exception as error:  # on damaged bytes Pillow's readers raise nearly anything
-        raise ValueError(f"{video.where}: {path} can't be read as an image: {error}") from error
+        raise ValueError(f"{video.where}: {path} cannot be read as an image: {error}") from error
     if found != video.size:
         raise ValueError(f"{video.where}: got (H, W) = {video.size}, but {path} is {found}")
 
@@ -189,13 +210,18 @@ def convert_vos(
     source: str,
     watch: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, count: items,
 ) -> dict[str, Any]:
-    """Write all videos, several at a time; return the report, which is written too.
+    """Write all videos, several in parallel; write and return the report.
 
-    A run that was interrupted goes on where it stopped, and ends with the same files. Raises ValueError with file and
-    record for masks or images that can't be right.
+    An interrupted run resumes, and ends with the same files. Of several shards, the last to finish writes the report.
+
+    Raises:
+        ValueError: with file and record, for invalid masks or images.
     """
     work = partial(convert_vos_video, options=options, source=source)
-    results = list(watch(map_ahead(work, videos, options.workers, 2 * options.workers), len(videos)))
+    own = options.shard.of(videos)
+    done = list(watch(map_ahead(work, own, options.workers, 2 * options.workers), len(own)))
+    before = partial(finished_video, options=options, source=source)
+    results, waiting = with_other_shards(done, videos, options.shard, before)
     kept = [result for result in results if not result["dropped"]]
     dropped = [
         {"sequence": result["video"], "frames": result["frames"], "reason": result["dropped"]}
@@ -212,5 +238,8 @@ def convert_vos(
         "dropped_sequences": dropped,
         "dropped_frames": [],
     }
-    write_json(options.output / f"{dataset}_{options.split}_report.json", report)
+    if waiting:
+        report["waiting"] = waiting
+    else:
+        write_json(options.output / f"{dataset}_{options.split}_report.json", report)
     return report | {"written": sum(result["written"] for result in results), "folder": str(options.output)}

@@ -1,12 +1,14 @@
-"""What to segment, to train on and to score: one record for each video of a data set, or of the folders of a user.
+"""Records of videos to segment, to train on and to score, from data sets or a user's folders.
 
-Indexing lists folders and reads lists; it opens no picture. Where only pixels tell which object appears when, the
-record says so and `with_first_appearances` reads them once the video's turn has come.
+Indexing lists folders and reads list files, but opens no image. If only pixels tell where an object first appears, the
+record has a flag and `with_first_appearances` reads the masks when the video is processed.
 """
 
 from cutie_geo.data.index.benchmarks import (
     DATASETS,
+    OWN_VIDEOS,
     DatasetSpec,
+    RunDefaults,
     dataset,
     dataset_names,
     dataset_spec,
@@ -22,20 +24,13 @@ from cutie_geo.data.index.benchmarks import (
 )
 from cutie_geo.data.index.folders import VIDEO_SUFFIXES, discover
 from cutie_geo.data.index.labelled import (
-    CLASSES,
     LABELLED,
     STATIC_SETS,
-    VOID,
     LabelledSpec,
-    classes_among,
     index_static,
-    index_vipseg,
-    index_vspw,
     labelled,
     labelled_names,
     labelled_spec,
-    read_classes,
-    strange_classes,
     train_burst,
     train_davis2016,
     train_davis2017,
@@ -45,38 +40,43 @@ from cutie_geo.data.index.labelled import (
     train_visor,
     train_youtubevos,
 )
+from cutie_geo.data.index.own import index_own, is_own, masked_span, own_truth, split_own
 from cutie_geo.data.index.records import (
+    ANNOTATIONS,
     LISTED,
     MASK_SUFFIXES,
+    NOTES,
+    ClassEncoding,
     ImagePair,
     LabelledVideo,
     MaskRule,
-    Values,
     VideoRecord,
     first_appearances,
     frame_files,
     frame_stems,
     mask_files,
+    masks_root,
     with_first_appearances,
 )
 
 __all__ = [
-    "CLASSES",
+    "ANNOTATIONS",
     "DATASETS",
     "LABELLED",
     "LISTED",
     "MASK_SUFFIXES",
+    "NOTES",
+    "OWN_VIDEOS",
     "STATIC_SETS",
     "VIDEO_SUFFIXES",
-    "VOID",
+    "ClassEncoding",
     "DatasetSpec",
     "ImagePair",
     "LabelledSpec",
     "LabelledVideo",
     "MaskRule",
-    "Values",
+    "RunDefaults",
     "VideoRecord",
-    "classes_among",
     "dataset",
     "dataset_names",
     "dataset_spec",
@@ -91,17 +91,19 @@ __all__ = [
     "index_lsvos",
     "index_lvos",
     "index_mose",
+    "index_own",
     "index_static",
-    "index_vipseg",
     "index_visor",
-    "index_vspw",
     "index_youtubevos",
+    "is_own",
     "labelled",
     "labelled_names",
     "labelled_spec",
     "mask_files",
-    "read_classes",
-    "strange_classes",
+    "masked_span",
+    "masks_root",
+    "own_truth",
+    "split_own",
     "train_burst",
     "train_davis2016",
     "train_davis2017",

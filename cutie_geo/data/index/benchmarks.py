@@ -1,6 +1,6 @@
-"""Benchmarks to segment: how each is run by convention, and how its videos and their first masks are found."""
+"""Benchmarks to segment, with their run settings, videos and input masks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,61 +19,98 @@ from cutie_geo.data.index.layouts import (
     read_videos,
     split_names,
 )
-from cutie_geo.data.index.records import MaskRule, VideoRecord, frame_stems, mask_files, mismatch, subfolders
+from cutie_geo.data.index.records import MaskRule, VideoRecord, mask_files, mismatch, subfolders
+from cutie_geo.data.listing import FrameNames, frame_files, natural_order
+from cutie_geo.structures import VOID
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDefaults:
+    """Defaults for segmenting one kind of video, where neither the user nor the model sets the option."""
+
+    size: int
+    """Shorter side, in pixels, to which larger frames are resized; -1 never resizes."""
+    use_long_term: bool
+    """Consolidate old frames into long-term memory."""
+    mem_every: int | None = None
+    """Memory interval in frames. None: the model's default."""
+    single_object: bool = False
+    """Merge all labels above 0 into one object (DAVIS 2016, whose masks DAVIS 2017 split into several)."""
+
+
+OWN_VIDEOS = RunDefaults(size=480, use_long_term=True)
+"""Defaults for a user's own videos, which may be long: 480 is the size that VOS models are trained for."""
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
-    """One split of a benchmark: how it is run by convention, and how its videos are found."""
+class DatasetSpec(RunDefaults):
+    """One split of a benchmark with Cutie's run settings."""
 
     name: str
     title: str
-    size: int
-    """Frames are resized so that their shorter side has this many pixels, if it has more; -1 for never."""
-    mem_every: int
-    """A frame enters memory every this many frames."""
-    use_long_term: bool
     masks: MaskRule
-    """Masks given to the tracker: the earliest of a video, every one, or each object's earliest."""
+    """Input masks: the first of a video, all of them, or each object's first."""
     saved: Literal["all", "listed"]
-    """Frames whose results are written: every one, or those that the benchmark lists."""
+    """Frames whose results are written: all, or those that the benchmark lists."""
     index: Callable[..., list[VideoRecord]]
-    """`index(root, strict=True)`: the videos under a root. Not strict: what is wrong with an entry of a list is its
-    video's `problem` instead of an error."""
-    single_object: bool = False
-    """Every label above 0 is one and the same object (DAVIS 2016, whose masks DAVIS 2017 split into several)."""
+    """Return the videos under a root: `index(root, strict=True)`. If not strict, a wrong list entry is the
+    `problem` of its video instead of an error.
+    """
 
 
 # ----------------------------------------------------------------------------------------------------------- records
-def video_records(layout: Layout, rule: MaskRule, strict: bool) -> list[VideoRecord]:
-    """One record for each video of a layout.
+def video_records(layout: Layout, rule: MaskRule, strict: bool, void: int | None = VOID) -> list[VideoRecord]:
+    """Return one record for each video of a layout.
 
-    strict: raise ValueError if a video is listed twice or has no folder; otherwise that is its `problem`.
+    Args:
+        strict: raise ValueError if a video is listed twice or has no folder, instead of noting its `problem`.
+        void: label that is background although it is not 0.
     """
     records = []
     for name, problem in listed_videos(layout, strict).items():
         source, folder = layout.frames_of(name), layout.masks_of(name)
         record = VideoRecord(name, source, problem=problem) if problem else folder_record(name, source, folder, rule)
-        records.append(replace(record, listed=layout.listed.get(name)))
+        records.append(replace(record, listed=layout.listed.get(name), void=void))
     return records
 
 
 def folder_record(name: str, source: Path, folder: Path, rule: MaskRule) -> VideoRecord:
-    """The frames in `source` with the masks in `folder`; whatever is wrong with it becomes its `problem`."""
+    """Return a record of the frames in `source` and the masks in `folder`; faults become its `problem`."""
     record = VideoRecord(name, source, first_appearances_only=rule == "first_appearance")
     try:
-        stems, masks = frame_stems(source), mask_files(folder)
-        if rule == "first":
-            masks = dict(list(masks.items())[:1])
+        found = mask_files(folder)
+        together = bool(found) and source.is_dir() and folder.samefile(source)
+        stems = list(frame_files(source, masks=found.values() if together else ()))
+        masks = for_frames(found, stems)
+        later = dict(list(masks.items())[1:]) if rule == "first" else {}
+        masks = {stem: path for stem, path in masks.items() if stem not in later}
         problem = mismatch(source, stems, folder, masks)
     except ValueError as error:
         return replace(record, problem=str(error))
-    return replace(record, masks=masks, problem=problem)
+    later = {stem: later[stem] for stem in stems if stem in later}  # the others have no frame
+    return replace(record, masks=masks, later=later, problem=problem)
+
+
+def for_frames(masks: Mapping[str, Path], stems: Sequence[str]) -> dict[str, Path]:
+    """Return masks by their frame, in frame order; numbers match with any zero-padding.
+
+    A mask without a frame keeps its own name.
+
+    Raises:
+        ValueError: for two masks of one frame.
+    """
+    names = FrameNames(stems)
+    found: dict[str, Path] = {}
+    for stem, path in masks.items():
+        frame = names.find(stem) or stem
+        require(frame not in found, f"{path}: second mask for frame {frame}, beside {found.get(frame, path).name}")
+        found[frame] = path
+    return {stem: found[stem] for stem in natural_order(found)}
 
 
 # ------------------------------------------------------------------------------------------------------------ layouts
 def find_davis2016(root: Path, split: str) -> Layout:
-    """DAVIS 2016 in its own tree or in that of 2017. Raises ValueError for another layout."""
+    """Find DAVIS 2016 in its own tree or in that of 2017. Raises ValueError for another layout."""
     home = find_home(root, (".", "2016", "DAVIS/2016", "DAVIS", "trainval", "2017/trainval", "DAVIS/2017/trainval"))
     frames, masks = find_level(home, ("480p", "1080p", "Full-Resolution"))
     beside = home.resolve().parent / "2017" / "trainval"
@@ -82,7 +119,7 @@ def find_davis2016(root: Path, split: str) -> Layout:
 
 
 def find_davis2017(root: Path, split: str) -> Layout:
-    """DAVIS 2017; `split` is train, val or test-dev. Raises ValueError for another layout."""
+    """Find DAVIS 2017; `split` is train, val or test-dev. Raises ValueError for another layout."""
     archive = "test-dev" if split == "test-dev" else "trainval"
     home = find_home(root, (".", archive, f"2017/{archive}", f"DAVIS/2017/{archive}", "2017", "DAVIS/2017", "DAVIS"))
     frames, masks = find_level(home, ("480p", "Full-Resolution"))
@@ -91,20 +128,24 @@ def find_davis2017(root: Path, split: str) -> Layout:
 
 
 def find_mose(root: Path, split: str) -> Layout:
-    """MOSE, version 1 or 2. Raises ValueError for another layout."""
+    """Find MOSE, version 1 or 2. Raises ValueError for another layout."""
     frames, masks = find_level(find_home(root, (split, f"MOSE/{split}", f"MOSEv2/{split}", ".")))
     return Layout(frames, masks, subfolders(frames))
 
 
 def find_lsvos(root: Path, split: str) -> Layout:
-    """The LSVOS challenge's mixture of MOSE and LVOS, in the layout of MOSE. Raises ValueError for another layout."""
+    """Find the LSVOS challenge's mixture of MOSE and LVOS, in the layout of MOSE. Raises ValueError for another
+    layout.
+    """
     frames, masks = find_level(find_home(root, (split, f"LSVOS/{split}", ".")))
     return Layout(frames, masks, subfolders(frames))
 
 
 def find_lvos(root: Path, split: str) -> Layout:
-    """LVOS, version 1 or 2; `split` is train, valid or test. Its list is `<split>_meta.json`, else every folder is
-    taken. Raises ValueError for another layout."""
+    """Find LVOS, version 1 or 2; `split` is train, valid or test.
+
+    Videos are listed by `<split>_meta.json`; without it, all folders are used. Raises ValueError for another layout.
+    """
     spellings = ("val", "valid") if split == "valid" else (split,)
     home = find_home(root, (*(f"{base}{name}" for base in ("", "LVOS/") for name in spellings), "."))
     frames, masks = find_level(home)
@@ -118,50 +159,53 @@ def find_lvos(root: Path, split: str) -> Layout:
 
 
 def find_visor(root: Path, split: str) -> Layout:
-    """VISOR as converted to the layout of DAVIS; `split` is train, val, val_unseen or test.
+    """Find VISOR as converted to the layout of DAVIS; `split` is train, val, val_unseen or test.
 
-    Its ids are those of `<split>_data_mapping.json`, where that is there. Raises ValueError for another layout.
+    Object ids come from `<split>_data_mapping.json` if it exists. Raises ValueError for another layout.
     """
     home = find_home(root, (".", "VISOR_2022", "VISOR", "VISOR/VISOR_2022"))
     frames, masks = find_level(home, ("480p",))
-    # train and val lie in the same folders, so there is no doing without the list
-    names = read_list(home / "ImageSets" / "2022" / f"{split}.txt")
+    # train and val share folders, so the list is required
+    names = read_list(home / "ImageSets" / "2022" / f"{split}.txt", may_be_empty=True)
     path = home / f"{split.removesuffix('_unseen')}_data_mapping.json"
     mapping = read_json(path) if path.is_file() else {}
-    require(isinstance(mapping, dict), f"{path}: wanted {{video: {{id: name}}}}")
+    require(isinstance(mapping, dict), f"{path}: expected {{video: {{id: name}}}}")
     ids = {name: only_ids(mapping.get(name)) for name in names}
     return Layout(frames, masks, names, listed={name: found for name, found in ids.items() if found})
 
 
 def find_burst(root: Path, split: str) -> Layout:
-    """BURST as converted to folders of masks; `split` is train, val or test. Raises ValueError for another layout."""
+    """Find BURST as converted to folders of masks; `split` is train, val or test. Raises ValueError for another
+    layout.
+    """
     frames, masks = find_level(find_home(root, (split, f"BURST/{split}", "BURST", ".")))
     return Layout(frames, masks, subfolders(frames))
 
 
 # --------------------------------------------------------------------------------------------------------- benchmarks
 def index_davis2016(root: Path, split: str, strict: bool = True) -> list[VideoRecord]:
-    """DAVIS 2016, from its own tree or from DAVIS 2017's. Raises ValueError for another layout."""
-    return video_records(find_davis2016(root, split), "first", strict)
+    """List DAVIS 2016, from its own tree or from DAVIS 2017's. Raises ValueError for another layout."""
+    return video_records(find_davis2016(root, split), "first", strict, void=None)  # 255 is the object
 
 
 def index_davis2017(root: Path, split: str, strict: bool = True) -> list[VideoRecord]:
-    """DAVIS 2017; `split` is train, val or test-dev. Raises ValueError for another layout."""
+    """List DAVIS 2017; `split` is train, val or test-dev. Raises ValueError for another layout."""
     return video_records(find_davis2017(root, split), "first", strict)
 
 
 def index_youtubevos(root: Path, split: str, year: int = 2019, strict: bool = True) -> list[VideoRecord]:
-    """YouTube-VOS: every frame is seen where `<split>_all_frames` is there, those that meta.json lists are saved.
+    """List YouTube-VOS with all frames from `<split>_all_frames` if it exists; frames in meta.json are saved.
 
-    Raises ValueError for another layout and for a meta.json that says no frames.
+    Raises:
+        ValueError: for another layout, and for a meta.json without frames.
     """
     places = (split, f"YouTube{year}/{split}", *([f"YouTube/{split}"] if year == 2019 else []), ".")
     home = find_home(root, places, "Annotations")
-    # not `home.parent`: of "." that would be "." itself
+    # not `home.parent`, which is "." for "."
     near = home.resolve().parent
     options = [near / f"{split}_all_frames", near / "all_frames" / f"{split}_all_frames", home]
     frames = next((path / "JPEGImages" for path in options if (path / "JPEGImages").is_dir()), home / "JPEGImages")
-    require(frames.is_dir(), f"{frames}: no such folder, wanted the frames of {home / 'Annotations'}")
+    require(frames.is_dir(), f"{frames}: no such folder, expected the frames of {home / 'Annotations'}")
     path = home / "meta.json"
     videos = read_videos(path)
     records = video_records(Layout(frames, home / "Annotations", sorted(videos)), "all", strict)
@@ -169,63 +213,76 @@ def index_youtubevos(root: Path, split: str, year: int = 2019, strict: bool = Tr
 
 
 def _with_meta(record: VideoRecord, frames: Mapping[int, list[str]]) -> VideoRecord:
-    """The record with what the lists of its objects' frames say: first appearances and saved frames."""
+    """Return the record with first appearances and saved frames from the lists of its objects' frames."""
     starts: dict[str, set[int]] = {}
     for object_id, stems in frames.items():
         starts.setdefault(stems[0], set()).add(object_id)
     saved = frozenset(stem for stems in frames.values() for stem in stems)
     record = replace(record, saved=saved, listed=frames)
     if not set(starts) <= set(record.masks):
-        # the lists disagree with the masks, which are what there is to start from
+        # the lists disagree with the masks, which take precedence
         return replace(record, first_appearances_only=True)
     masks = {stem: path for stem, path in record.masks.items() if stem in starts}
-    return replace(record, masks=masks, keep_ids={stem: frozenset(starts[stem]) for stem in masks})
+    later = {stem: path for stem, path in record.masks.items() if stem not in starts}
+    return replace(record, masks=masks, later=later, keep_ids={stem: frozenset(starts[stem]) for stem in masks})
 
 
 def index_mose(root: Path, split: str, strict: bool = True) -> list[VideoRecord]:
-    """MOSE, version 1 or 2. Raises ValueError for another layout."""
+    """List MOSE, version 1 or 2. Raises ValueError for another layout."""
     return video_records(find_mose(root, split), "first", strict)
 
 
 def index_lsvos(root: Path, split: str, strict: bool = True) -> list[VideoRecord]:
-    """The LSVOS challenge's mixture of MOSE and LVOS, in some of whose videos objects come later. Raises ValueError for
-    another layout."""
+    """List the LSVOS challenge's mixture of MOSE and LVOS, where objects may appear later.
+
+    Raises:
+        ValueError: for another layout.
+    """
     return video_records(find_lsvos(root, split), "first_appearance", strict)
 
 
 def index_lvos(root: Path, split: str, strict: bool = True) -> list[VideoRecord]:
-    """LVOS, version 1 or 2; `split` is valid or test. Its list is `<split>_meta.json`, else every folder is taken.
+    """List LVOS, version 1 or 2; `split` is valid or test.
 
-    Raises ValueError for another layout.
+    Videos are listed by `<split>_meta.json`; without it, all folders are used. Raises ValueError for another layout.
     """
     return video_records(find_lvos(root, split), "first_appearance", strict)
 
 
 def index_visor(root: Path, split: str, strict: bool = True) -> list[VideoRecord]:
-    """VISOR, converted; the objects are those of a sequence's first mask. Raises ValueError for another layout."""
-    return video_records(find_visor(root, split), "first", strict)
+    """List VISOR, converted; objects are those in the first mask of a sequence. Raises ValueError for another layout.
+
+    An empty list is a split without sequences, such as `val_unseen` with videos of seen kitchens only.
+    """
+    layout = find_visor(root, split)
+    return video_records(layout, "first", strict) if layout.names else []
 
 
 def index_burst(root: Path, split: str, strict: bool = True) -> list[VideoRecord]:
-    """BURST, converted: each track starts at its first mask; masks may be RGB. Raises ValueError for another layout."""
-    records = video_records(find_burst(root, split), "first_appearance", strict)
+    """List BURST, converted; tracks start at their first mask, and masks may be RGB. Raises ValueError for another
+    layout.
+    """
+    records = video_records(find_burst(root, split), "first_appearance", strict, void=None)
     return [replace(record, long_ids=True) for record in records]
 
 
 def index_generic(root: Path, split: str = "", strict: bool = True) -> list[VideoRecord]:
-    """Any tree of JPEGImages/<video>/ and Annotations/<video>/, also with a folder 480p between. `split` is ignored.
+    """List any tree of JPEGImages/<video>/ and Annotations/<video>/, optionally with a level 480p. `split` is ignored.
 
-    Raises ValueError for another layout.
+    Raises:
+        ValueError: for another layout.
     """
     frames, masks = find_level(find_home(root, (".",)), ("480p",))
-    return video_records(Layout(frames, masks, subfolders(frames)), "first", strict)
+    return video_records(Layout(frames, masks, subfolders(frames)), "first", strict, void=None)
 
 
 def _specs() -> list[DatasetSpec]:
-    """Settings by which results are comparable with published ones. Source: the evaluation configuration of Cutie."""
-    davis = partial(DatasetSpec, size=480, mem_every=5, use_long_term=False, masks="first", saved="all")
-    youtube = partial(DatasetSpec, size=480, mem_every=5, use_long_term=False, masks="first_appearance", saved="listed")
-    lvos = partial(DatasetSpec, size=480, mem_every=5, use_long_term=True, masks="first_appearance", saved="all")
+    """Return run settings that make results comparable with published ones. Source: Cutie's evaluation
+    configuration.
+    """
+    davis = partial(DatasetSpec, size=480, use_long_term=False, masks="first", saved="all")
+    youtube = partial(DatasetSpec, size=480, use_long_term=False, masks="first_appearance", saved="listed")
+    lvos = partial(DatasetSpec, size=480, use_long_term=True, masks="first_appearance", saved="all")
     burst = partial(DatasetSpec, size=600, mem_every=10, use_long_term=True, masks="first_appearance", saved="all")
     one = partial(davis, single_object=True)
     return [
@@ -250,7 +307,9 @@ def _specs() -> list[DatasetSpec]:
         davis("visor-test", "VISOR, test", index=partial(index_visor, split="test")),
         burst("burst-val", "BURST, val", index=partial(index_burst, split="val")),
         burst("burst-test", "BURST, test", index=partial(index_burst, split="test")),
-        DatasetSpec("generic", "any videos", -1, 5, True, "first", "all", index_generic),
+        DatasetSpec(
+            "generic", "any videos", size=-1, use_long_term=True, masks="first", saved="all", index=index_generic
+        ),
     ]
 
 
@@ -258,21 +317,23 @@ DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _specs()}
 
 
 def dataset_names() -> list[str]:
-    """Names that `dataset` understands."""
+    """Return the names that `dataset` accepts."""
     return list(DATASETS)
 
 
 def dataset_spec(name: str) -> DatasetSpec:
-    """The settings of a dataset. Raises ValueError for an unknown name."""
-    require(name in DATASETS, f"{name}: no such dataset; wanted one of {', '.join(DATASETS)}")
+    """Return the settings of a data set. Raises ValueError for an unknown name."""
+    require(name in DATASETS, f"{name}: no such dataset; expected one of {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
 def dataset(name: str, root: Path) -> tuple[DatasetSpec, list[VideoRecord]]:
-    """The settings and the videos of a dataset whose files are under `root`.
+    """Return the settings and the videos of a data set with files under `root`.
 
-    Raises ValueError for an unknown name and where the files aren't as published; what concerns one video only is its
-    `problem`.
+    A fault of a single video becomes its `problem`.
+
+    Raises:
+        ValueError: for an unknown name, and for files that are not in the published layout.
     """
     spec = dataset_spec(name)
     return spec, spec.index(root)

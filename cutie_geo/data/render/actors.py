@@ -1,4 +1,4 @@
-"""The things that move: labelled objects, and unlabelled distractors and occluders."""
+"""Moving actors: labelled objects, and unlabelled distractors and occluders."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from cutie_geo.data.render.surfaces import Palette, draw_palette, like
 
 
 class Pose(NamedTuple):
-    """Where an actor is: `matrix u + centre` is the screen position of its point u."""
+    """Pose of an actor: `matrix u + centre` is the screen position of its point u."""
 
     matrix: Float[np.ndarray, "2 2"]
     centre: Float[np.ndarray, "2"]
@@ -30,16 +30,16 @@ class Actor:
     parts: tuple[Part, ...]
     radius: float  # screen units, at `distance`
     distance: float
-    band: tuple[float, float]  # distances it keeps to
+    band: tuple[float, float]  # range of distances
     home: Float[np.ndarray, "2"]  # screen
     wander: Wave
-    roam: Float[np.ndarray, "2"]  # how far from the centre its path may lead
-    approach: Wave  # of the logarithm of distance
+    roam: Float[np.ndarray, "2"]  # maximum distance of its path from the centre
+    approach: Wave  # logarithm of distance
     heading: float
-    spin: float  # radians a frame
+    spin: float  # radians per frame
     turn: Wave
-    squash: Wave  # of the logarithm of its width: it turns out of the plane
-    stands: float  # 1: stands in the scene and slides with the pan; 0: the camera follows it
+    squash: Wave  # logarithm of its width: rotation out of the plane
+    stands: float  # 1: fixed in the scene, moves with the pan; 0: followed by the camera
     absence: Absence
     palette: Palette
     shadow: float  # darkness, 0 to 1
@@ -56,7 +56,7 @@ class Actor:
 
 
 def draw_absence(rng: np.random.Generator, stage: Stage, reach: float, leaves: bool, late: bool) -> Absence:
-    """When an actor of screen radius `reach` is away. It waits beyond a random point of the frame's edge."""
+    """Sample when an actor of screen radius `reach` is away, beyond a random point of the frame's edge."""
     side = rng.integers(2)
     waits = stage.corner * rng.uniform(-0.8, 0.8, 2)
     waits[side] = rng.choice([-1, 1]) * (stage.corner[side] + reach)
@@ -68,7 +68,7 @@ def draw_absence(rng: np.random.Generator, stage: Stage, reach: float, leaves: b
 
 
 def draw_object(rng: np.random.Generator, stage: Stage, object_id: int, leaves: bool, late: bool) -> Actor:
-    """An actor among the objects, with all it does."""
+    """Sample an object."""
     config, cycle = stage.config, stage.cycle
     radius = float(np.exp(rng.uniform(np.log(config.min_size), np.log(config.max_size))))
     slow, motion = (0.8 * cycle, 2.2 * cycle), stage.motion * rng.uniform(0.2, 1)
@@ -95,7 +95,7 @@ def draw_object(rng: np.random.Generator, stage: Stage, object_id: int, leaves: 
 
 
 def draw_occluder(rng: np.random.Generator, stage: Stage) -> Actor:
-    """A post across the frame, or a leaf or blob that reaches in from an edge."""
+    """Sample an occluder: a post across the frame, or a leaf or blob that enters from an edge."""
     post = rng.random() < 0.4
     actor = draw_object(rng, stage, 0, False, False)
     outline = (
@@ -124,7 +124,7 @@ def draw_occluder(rng: np.random.Generator, stage: Stage) -> Actor:
 
 
 def draw_distractor(rng: np.random.Generator, stage: Stage, model: Actor) -> Actor:
-    """An unlabelled thing in the colours of `model`; half of them have its shape too."""
+    """Sample an unlabelled actor in the colours of `model`; half of them also have its shape."""
     actor = replace(draw_object(rng, stage, 0, False, False), palette=like(rng, model.palette))
     same = rng.random() < 0.5
     return replace(actor, parts=model.parts, radius=model.radius * rng.uniform(0.7, 1.1)) if same else actor

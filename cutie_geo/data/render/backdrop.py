@@ -12,14 +12,14 @@ from cutie_geo.data.render.config import Stage
 from cutie_geo.data.render.grid import knots, to_pixels
 from cutie_geo.data.render.motion import Bend, draw_bend, rotation
 from cutie_geo.data.render.shapes import OUTLINES, Stroke, fill, half_extent
-from cutie_geo.data.render.surfaces import Picture, draw_surface, like
+from cutie_geo.data.render.surfaces import RgbImage, draw_surface, like
 
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A large painted sheet that bends away from the camera; mirrored beyond its edges."""
+    """A large textured sheet that bends away from the camera, mirrored beyond its edges."""
 
-    sheet: Picture
+    sheet: RgbImage
     horizon: float  # screen y where the floor meets the wall
     depths: tuple[float, float]  # of the wall, and of the floor at the lower edge
     slant: float
@@ -30,8 +30,8 @@ class Backdrop:
         bumps = self.relief.at(points, 0).sum(0) + self.slant * points[0]
         return np.clip(self.depths[0] + (self.depths[1] - self.depths[0]) * fall + bumps, *BACKDROP_DISTANCE)
 
-    def seen(self, view: View, stage: Stage) -> tuple[Picture, Float32[np.ndarray, "H W"]]:
-        """The image and the distance of the bare backdrop."""
+    def seen(self, view: View, stage: Stage) -> tuple[RgbImage, Float32[np.ndarray, "H W"]]:
+        """Return the image and the distance of the backdrop without actors."""
         h, w = stage.config.height, stage.config.width
         screen = (knots((0, 0), (w, h)) - np.array([w - 1, h - 1])[:, None, None] / 2) / stage.pixels
         straight = np.tensordot(np.linalg.inv(view.matrix), screen - view.shake[:, None, None], 1)
@@ -42,8 +42,8 @@ class Backdrop:
         return cv2.remap(self.sheet, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101), depth
 
 
-def draw_clutter(rng: np.random.Generator, sheet: Picture, palettes: list[np.ndarray], richness: float) -> None:
-    """Paste one flat thing somewhere on the backdrop."""
+def draw_clutter(rng: np.random.Generator, sheet: RgbImage, palettes: list[np.ndarray], richness: float) -> None:
+    """Paste a random flat object on the backdrop."""
     h, w = sheet.shape[:2]
     size = float(np.exp(rng.uniform(np.log(0.05), np.log(0.3)))) * min(h, w)
     strokes = [
@@ -59,7 +59,7 @@ def draw_clutter(rng: np.random.Generator, sheet: Picture, palettes: list[np.nda
 
 
 def draw_backdrop(rng: np.random.Generator, stage: Stage, palettes: list[np.ndarray]) -> Backdrop:
-    """A wall, most often a floor, and clutter."""
+    """Sample a wall, usually a floor, and clutter."""
     config = stage.config
     h, w = int(1.5 * config.height), int(1.5 * config.width)
     sheet = draw_surface(rng, h, w, palettes[0], config.texture)

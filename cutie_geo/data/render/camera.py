@@ -1,4 +1,4 @@
-"""The camera's moves, and the bands of distance before it."""
+"""Camera motion and distance ranges."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,15 +8,16 @@ from jaxtyping import Float
 
 from cutie_geo.data.render.motion import Wave, draw_wave, rotation
 
-DEPTH_RANGE = (0.5, 32.0)  # every depth a frame can hold lies strictly inside
-OCCLUDER_DISTANCE = (0.8, 1.3)  # the three bands leave room for each layer's own relief and never meet
+DEPTH_RANGE = (0.5, 32.0)  # all depths of a frame are strictly inside
+OCCLUDER_DISTANCE = (0.8, 1.3)  # the three ranges never overlap, with a margin for each layer's relief
 OBJECT_DISTANCE = (1.6, 8.0)
 BACKDROP_DISTANCE = (11.0, 28.0)
 
 
 class View(NamedTuple):
-    """A camera at one moment. What is at `p` of the screen plane, at distance D, is seen at
-    `matrix (p - pan parallax(D)) + shake`.
+    """Camera at one frame.
+
+    A point `p` of the screen plane at distance D is projected to `matrix (p - pan parallax(D)) + shake`.
     """
 
     matrix: Float[np.ndarray, "2 2"]  # zoom and roll
@@ -26,10 +27,10 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Camera:
-    """Waves for each thing a hand-held camera does."""
+    """Hand-held camera motion as a set of waves."""
 
     pan: Wave
-    zoom: Wave  # of the logarithm
+    zoom: Wave  # logarithm
     roll: Wave  # radians
     shake: Wave
 
@@ -50,7 +51,8 @@ def draw_camera(rng: np.random.Generator, strength: float, cycle: float) -> Came
 
 
 def parallax(distance):
-    """How much a surface slides when the camera pans: 1 for the nearest backdrop.
-    The square root, which a real camera lacks, keeps near things in view longer.
+    """Return the displacement of a surface relative to a camera pan: 1 for the nearest backdrop.
+
+    The square root, which a real camera lacks, keeps near objects in view longer.
     """
     return np.sqrt(BACKDROP_DISTANCE[0] / distance)

@@ -1,4 +1,4 @@
-"""What a caller asks for: whole clips, streams of frames, and the layers of one frame."""
+"""Rendering of clips, frame streams and the layers of a frame."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,21 +15,26 @@ DEFAULTS = SceneConfig()
 
 
 class RenderedClip(NamedTuple):
-    """T frames with the truth about them."""
+    """T frames with ground truth."""
 
     images: UInt8[np.ndarray, "T H W 3"]
     """RGB."""
     labels: UInt8[np.ndarray, "T H W"]
-    """The object that owns each pixel, 1 to N; 0 for the backdrop, for occluders and for distractors."""
+    """Object at each pixel, 1 to N; 0 for backdrop, occluders and distractors."""
     depth: Float32[np.ndarray, "T H W"]
-    """Distance of the surface that owns each pixel, smaller is nearer, within `camera.DEPTH_RANGE`; its inverse is
-    inverse depth. Objects and distractors are nearer than the backdrop, occluders nearer than both."""
+    """Distance of the visible surface, within `camera.DEPTH_RANGE`; smaller is nearer.
+
+    Objects and distractors are nearer than the backdrop, and occluders are nearer than both.
+    """
 
 
 def render_clip(seed: int, config: SceneConfig = DEFAULTS) -> RenderedClip:
-    """The clip of `seed`: the same bytes for the same arguments. Each id from 1 to N owns pixels somewhere, and some
-    object does in frame 0.
-    Raises ValueError for a negative seed, and for a config under which no arrangement shows all its objects.
+    """Render the clip of `seed`, with identical bytes for identical arguments.
+
+    Each id from 1 to N is visible in some frame, and frame 0 shows an object.
+
+    Raises:
+        ValueError: for a negative seed, and for a config under which no arrangement shows all its objects.
     """
     scene = build_scene(seed, config)
     shape = (config.frames, config.height, config.width)
@@ -40,7 +45,7 @@ def render_clip(seed: int, config: SceneConfig = DEFAULTS) -> RenderedClip:
 
 
 def render_frames(seed: int, config: SceneConfig = DEFAULTS) -> Iterator[RenderedFrame]:
-    """The frames of `render_clip(seed, config)`, one at a time. Raises what `render_clip` does, at the call."""
+    """Yield the frames of `render_clip(seed, config)`. Raises ValueError at the call, as `render_clip` does."""
     scene = build_scene(seed, config)
     return (scene.frame(t) for t in range(config.frames))
 
@@ -48,8 +53,9 @@ def render_frames(seed: int, config: SceneConfig = DEFAULTS) -> Iterator[Rendere
 def frame_layers(
     seed: int, config: SceneConfig, t: int
 ) -> list[tuple[int, UInt8[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]]:
-    """What frame `t` would show of each layer if it were alone: its label, its coverage (255 is whole) and its distance
-    (inf outside). The truth behind `RenderedClip.labels` and `depth`, with what is hidden (amodal masks, tests).
+    """Return label, coverage (255 is full) and distance (inf outside) of each layer of frame `t` without occlusion.
+
+    Use it for amodal masks and tests.
     """
     alone = []
     for layer in layers_at(arrange(seed, config), t):

@@ -1,16 +1,16 @@
-"""The coarse grid on which geometry is computed, and the way from it to pixels."""
+"""Coarse grid for geometry, and its interpolation to pixels."""
 
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-GRID = 9  # knots per axis of the coarse grid on which geometry is computed
+GRID = 9  # knots per axis
 
 
 @lru_cache(maxsize=2048)
 def spread(size: int) -> Float[np.ndarray, "size G"]:
-    """Weights that carry values on GRID evenly spaced knots to `size` pixels, first knot to last: piecewise cubic."""
+    """Return piecewise cubic weights from GRID evenly spaced knots to `size` pixels."""
     at = np.linspace(0, GRID - 1, size)
     knots = np.clip(at.astype(int) - 1, 0, GRID - 4)[:, None] + np.arange(4)
     weights = np.ones((size, 4))
@@ -23,10 +23,10 @@ def spread(size: int) -> Float[np.ndarray, "size G"]:
 
 
 def to_pixels(controls: Float[np.ndarray, "C G G"], h: int, w: int) -> Float32[np.ndarray, "C h w"]:
-    """Smooth fields from their values on the coarse grid.
+    """Interpolate fields on the coarse grid to pixels.
 
-    In blocks of rows, since OpenBLAS wakes all its threads for products above 2**18: too small to gain from them, and
-    ten times slower when the other cores are busy, as they are under a training run.
+    Computed in blocks of rows, because OpenBLAS uses all threads for products above 2**18. These are too small to
+    benefit, and ten times slower when other cores are busy, for example in training.
     """
     down, across = spread(h) @ controls, spread(w).T
     fields, rows = np.empty((len(controls), h, w), np.float32), max(2**17 // (GRID * w), 1)
@@ -36,6 +36,6 @@ def to_pixels(controls: Float[np.ndarray, "C G G"], h: int, w: int) -> Float32[n
 
 
 def knots(start: tuple[int, int], stop: tuple[int, int]) -> Float[np.ndarray, "2 G G"]:
-    """The pixel positions (x, y) of the coarse grid over the pixels from `start` to before `stop`, both (x, y)."""
+    """Return the pixel positions (x, y) of the coarse grid from `start` to before `stop`, both (x, y)."""
     x, y = (np.linspace(a, b - 1, GRID) for a, b in zip(start, stop, strict=True))
     return np.stack(np.broadcast_arrays(x[None, :], y[:, None]))

@@ -1,4 +1,4 @@
-"""A part as one frame sees it: which pixels it may touch, what they show of it, and how far away it is."""
+"""Layers: parts of actors as visible in one frame."""
 
 from typing import NamedTuple
 
@@ -13,20 +13,20 @@ from cutie_geo.data.render.parts import Part
 
 
 class Layer(NamedTuple):
-    """A part in one frame, within the box of pixels that it may touch."""
+    """A part in one frame, within its bounding box of pixels."""
 
     object_id: int
-    name: tuple[int, int]  # the places of its actor in the plan and of its part in the actor
+    name: tuple[int, int]  # indices of the actor in the plan and of the part in the actor
     part: Part
     box: tuple[slice, slice]
-    map_x: Float32[np.ndarray, "h w"]  # the point of the part's sheet that each pixel shows
+    map_x: Float32[np.ndarray, "h w"]  # position on the part's sheet for each pixel
     map_y: Float32[np.ndarray, "h w"]
     distance: Float32[np.ndarray, "h w"]
     shadow: float
 
 
 def lay(actor: Actor, name: tuple[int, int], pose: Pose, t: int, stage: Stage) -> Layer | None:
-    """The layer of one of the actor's parts, None when it is out of the frame."""
+    """Return the layer of one part of an actor; None if it is outside the frame."""
     part = actor.parts[name[1]]
     size = np.array([stage.config.width, stage.config.height])
     turn, offset = part.place(t)
@@ -50,5 +50,5 @@ def lay(actor: Actor, name: tuple[int, int], pose: Pose, t: int, stage: Stage) -
 
 
 def warp(sheet: UInt8[np.ndarray, "a b *c"], layer: Layer) -> UInt8[np.ndarray, "h w *c"]:
-    """A sheet of the layer's part as the frame sees it."""
+    """Warp a sheet of the layer's part to the frame."""
     return cv2.remap(sheet, layer.map_x, layer.map_y, cv2.INTER_LINEAR)

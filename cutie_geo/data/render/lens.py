@@ -1,4 +1,4 @@
-"""From the light of the scene to the pixels of a file: exposure, blur, vignette and sensor noise."""
+"""Exposure, blur, vignette and sensor noise."""
 
 from dataclasses import dataclass
 
@@ -9,38 +9,38 @@ from jaxtyping import Shaped, UInt8
 from cutie_geo.data.render.config import Stage
 from cutie_geo.data.render.grid import GRID
 from cutie_geo.data.render.motion import Bend, Wave, draw_bend, draw_wave
-from cutie_geo.data.render.surfaces import Picture
+from cutie_geo.data.render.surfaces import RgbImage
 
 
 @dataclass(frozen=True)
 class Lens:
-    """Light, lens and sensor: what lies between the scene and the file."""
+    """Light, lens and sensor of a clip."""
 
-    exposure: Wave  # of the logarithm
-    cast: Wave  # of the logarithm, for R, G, B
-    step: tuple[float, float]  # a sudden change of exposure: its frame, its logarithm
+    exposure: Wave  # logarithm
+    cast: Wave  # logarithm, for R, G, B
+    step: tuple[float, float]  # sudden change of exposure: frame and logarithm
     gamma: float
     vignette: float
     shade: Bend  # passing shade, summed over its two coordinates
     sigma: float  # blur, pixels
-    grain: Shaped[np.ndarray, "a b 3"]  # int16, larger than the frame: each frame takes a window of it
+    grain: Shaped[np.ndarray, "a b 3"]  # int16, larger than the frame, which uses a window of it
     seed: int
 
     def tone(self, t: int) -> UInt8[np.ndarray, "1 256 3"]:
-        """The table from scene to sensor values."""
+        """Return the lookup table from scene to sensor values."""
         gain = np.exp(self.exposure.at(t) + self.cast.at(t) + self.step[1] * (t >= self.step[0]))
         curve = (np.arange(256) / 255) ** self.gamma
         return np.clip(255 * curve[:, None] * gain, 0, 255).astype(np.uint8)[None]
 
     def light(self, t: int, h: int, w: int) -> UInt8[np.ndarray, "H W"]:
-        """How much of the light arrives where; 255 is all of it."""
+        """Return the light at each pixel; 255 is full light."""
         unit = np.stack(np.meshgrid(np.linspace(-1, 1, GRID), np.linspace(-1, 1, GRID)))
         shade = self.shade.at(unit, t).sum(0)
         light = (1 - self.vignette * (unit**2).sum(0) / 2) * (1 - np.clip(shade, 0, 0.7))
         return cv2.resize((255 * light).astype(np.uint8), (w, h), interpolation=cv2.INTER_LINEAR)
 
-    def take(self, image: Picture, t: int) -> Picture:
-        """The picture that the sensor makes of `image`."""
+    def take(self, image: RgbImage, t: int) -> RgbImage:
+        """Return `image` as the sensor records it."""
         h, w = image.shape[:2]
         if self.sigma > 0.25:
             image = cv2.GaussianBlur(image, (0, 0), self.sigma)

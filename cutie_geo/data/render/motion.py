@@ -1,4 +1,4 @@
-"""Smooth functions of the frame number: waves, bends, turns, and ways in and out of view."""
+"""Smooth motion over the frame number: waves, bends, rotations, and ways in and out of view."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class Wave:
-    """A sum of K sinusoids in D coordinates, a function of the frame number."""
+    """A sum of K sinusoids in D coordinates as a function of the frame number."""
 
     amplitude: Float[np.ndarray, "K D"]
-    rate: Float[np.ndarray, "K D"]  # radians a frame
+    rate: Float[np.ndarray, "K D"]  # radians per frame
     phase: Float[np.ndarray, "K D"]
 
     def at(self, t: int) -> Float[np.ndarray, "D"]:
@@ -19,7 +19,7 @@ class Wave:
 
 
 def draw_wave(rng: np.random.Generator, size: float, periods: tuple[float, float], dims: int = 1) -> Wave:
-    """A wave within `size` of 0, made of a slow term and a weaker one, with periods in frames drawn from `periods`."""
+    """Sample a wave within `size` of 0 from a slow term and a weaker one, with periods in frames from `periods`."""
     shares = np.array([[0.7], [0.3]])
     period = rng.uniform(*periods, (2, dims)) * np.array([[1.0], [0.5]])
     return Wave(
@@ -28,24 +28,24 @@ def draw_wave(rng: np.random.Generator, size: float, periods: tuple[float, float
 
 
 def ease(x: float) -> float:
-    """0 before 0, 1 after 1, smooth between."""
+    """Return 0 below 0, 1 above 1, and a smooth interpolation between."""
     x = min(max(x, 0.0), 1.0)
     return x * x * (3 - 2 * x)
 
 
 @dataclass(frozen=True)
 class Absence:
-    """When an actor is out of view, and where it waits. Times are in frames; inf in `leave` for an actor that stays."""
+    """Frames in which an actor is out of view, and its waiting position. `leave` is inf for an actor that stays."""
 
     waits: Float[np.ndarray, "2"]  # screen
-    enter: float  # out of view before; 0 for an actor that is there from the start
+    enter: float  # out of view before; 0 if present from the start
     leave: float  # within each cycle
     back: float
-    crossing: float  # how long the way in or out takes
+    crossing: float  # duration of entering or leaving
     cycle: float
 
     def at(self, t: int) -> float:
-        """0 when the actor is on its path, 1 when it waits outside."""
+        """Return 0 if the actor is on its path and 1 if it waits outside."""
         late = 1 - ease((t - self.enter) / self.crossing + 1) if self.enter > 0 else 0.0
         now = t % self.cycle
         gone = ease((now - self.leave) / self.crossing) * (1 - ease((now - self.back) / self.crossing))
@@ -54,7 +54,7 @@ class Absence:
 
 @dataclass(frozen=True)
 class Bend:
-    """A travelling wave of K terms that shifts the points of a part's own plane."""
+    """A travelling wave of K terms that displaces points in a part's own plane."""
 
     shift: Float[np.ndarray, "K 2"]
     wave: Float[np.ndarray, "K 2"]
@@ -71,7 +71,7 @@ class Bend:
 
 
 def draw_bend(rng: np.random.Generator, size: float, cycle: float) -> Bend:
-    """Three terms that together shift no point by more than about `size`, in the part's own units."""
+    """Sample three terms that together displace points by at most about `size`, in the part's own units."""
     direction = rng.uniform(0, 2 * np.pi, 3)
     shift = size / 3 * np.stack([np.cos(direction), np.sin(direction)], 1)
     return Bend(

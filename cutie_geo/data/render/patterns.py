@@ -1,4 +1,4 @@
-"""Random patterns without colour: fields of values from 0 to 1."""
+"""Random greyscale patterns with values from 0 to 1."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Field = Float32[np.ndarray, "h w"]  # a pattern, values 0 to 1
 
 
 def plane(h: int, w: int) -> tuple[Float32[np.ndarray, "1 w"], Float32[np.ndarray, "h 1"]]:
-    """Centred x and y; the shorter side is 1."""
+    """Return centred x and y; the shorter side is 1."""
     unit = min(h, w)
     return (np.arange(w, dtype=np.float32)[None] - w / 2) / unit, (
         np.arange(h, dtype=np.float32)[:, None] - h / 2
@@ -20,14 +20,17 @@ def plane(h: int, w: int) -> tuple[Float32[np.ndarray, "1 w"], Float32[np.ndarra
 
 
 def stretch(field: np.ndarray) -> Field:
-    """`field` shifted and scaled to cover 0 to 1."""
+    """Normalise `field` to the range 0 to 1."""
     low, high, _, _ = cv2.minMaxLoc(field)
     return (field - np.float32(low)) * np.float32(1 / max(high - low, 1e-6))
 
 
 def noise(rng: np.random.Generator, h: int, w: int, cells: float = 0.0, octaves: int = 0) -> Field:
-    """Value noise: `octaves` layers, each twice as fine and half as strong, from about `cells` cells along the shorter
-    side. Zeros are drawn at random.
+    """Return value noise.
+
+    Args:
+        cells: cells along the shorter side of the coarsest octave; 0 samples it.
+        octaves: layers, each twice as fine and half as strong as the one before; 0 samples it.
     """
     cells, octaves = cells or rng.uniform(1.5, 7), octaves or int(rng.integers(2, 5))
     total = np.zeros((h, w), np.float32)
@@ -39,7 +42,7 @@ def noise(rng: np.random.Generator, h: int, w: int, cells: float = 0.0, octaves:
 
 
 def ridges(rng: np.random.Generator, phase: np.ndarray) -> Field:
-    """Waves of `phase`, from soft to hard-edged."""
+    """Return waves of `phase`, from soft to hard-edged."""
     hardness = np.float32(rng.choice([0.3, 1.5, 8.0]))
     return (0.5 + 0.5 * np.tanh(hardness * np.sin(phase)) / np.tanh(hardness)).astype(np.float32)
 
@@ -74,7 +77,7 @@ def gradient(rng: np.random.Generator, h: int, w: int) -> Field:
 
 
 def cells(rng: np.random.Generator, h: int, w: int) -> Field:
-    """Distance to the nearest of some random points: pebbles, scales, or with a threshold, spots."""
+    """Return the distance to the nearest of random points: pebbles, scales or spots."""
     sheet = np.full((h, w), 255, np.uint8)
     count = int(rng.integers(8, 60) * max(h, w) / min(h, w))
     sheet[rng.integers(0, h, count), rng.integers(0, w, count)] = 0
@@ -83,7 +86,7 @@ def cells(rng: np.random.Generator, h: int, w: int) -> Field:
 
 
 def bricks(rng: np.random.Generator, h: int, w: int) -> Field:
-    """Rows of staggered tiles, each with its own shade."""
+    """Return rows of staggered tiles with individual shades."""
     x, y = plane(h, w)
     rows = np.float32(rng.uniform(4, 14))
     row = np.floor(y * rows)
@@ -94,7 +97,7 @@ def bricks(rng: np.random.Generator, h: int, w: int) -> Field:
 
 
 def patches(rng: np.random.Generator, h: int, w: int) -> Field:
-    """Noise in a few flat steps: maps, camouflage, cow hide."""
+    """Return noise quantised to a few levels: maps, camouflage or cow hide."""
     steps = int(rng.integers(2, 5))
     return np.floor(noise(rng, h, w) * np.float32(steps - 0.01)) / np.float32(steps - 1)
 

@@ -1,4 +1,4 @@
-"""Who is where when: the geometry of a clip, drawn anew until every object shows."""
+"""Geometry of a clip, sampled until every object is visible."""
 
 from dataclasses import dataclass, replace
 
@@ -11,20 +11,20 @@ from cutie_geo.data.render.config import SceneConfig, Stage, draw_stage
 from cutie_geo.data.render.layers import Layer, lay, warp
 from cutie_geo.data.render.surfaces import like
 
-ATTEMPTS = 64  # arrangements tried before a config is called unfit
-PREVIEWS = 8  # frames in which `shows_every_object` looks for late comers
+ATTEMPTS = 64  # maximum number of arrangements tried for a config
+PREVIEWS = 8  # frames in which `shows_every_object` looks for late objects
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The geometry of a clip: who is where when. Colours come later, once the plan is known to show its objects."""
+    """The geometry of a clip. Colours are sampled later, once the plan is known to show its objects."""
 
     stage: Stage
     camera: Camera
     actors: tuple[Actor, ...]
     num_objects: int
-    on_time: frozenset[int]  # ids that must show in frame 0
-    rng: np.random.Generator  # in the state that the colours are drawn from
+    on_time: frozenset[int]  # ids that must be visible in frame 0
+    rng: np.random.Generator  # state from which colours are sampled
 
 
 def draw_plan(rng: np.random.Generator, config: SceneConfig) -> Plan:
@@ -47,18 +47,18 @@ def draw_plan(rng: np.random.Generator, config: SceneConfig) -> Plan:
 
 
 def wear(rng: np.random.Generator, actor: Actor, others: list[Actor], probability: float) -> Actor:
-    """`actor`, with this probability in the colours of one of the others."""
+    """Return `actor`, with this probability in the colours of one of the others."""
     palette = like(rng, others[rng.integers(len(others))].palette)
     return replace(actor, palette=palette) if rng.random() < probability else actor
 
 
 def draw_count(rng: np.random.Generator, most: int) -> int:
-    """None in about half of the clips."""
+    """Sample a number of actors; 0 in about half of the clips."""
     return int(rng.integers(0, most + 1)) if rng.random() < 0.6 else 0
 
 
 def layers_at(plan: Plan, t: int) -> list[Layer]:
-    """The layers of frame `t`, farthest first."""
+    """Return the layers of frame `t`, farthest first."""
     view, posed = plan.camera.at(t), []
     for a, actor in enumerate(plan.actors):
         pose = actor.pose(t, view)
@@ -68,21 +68,21 @@ def layers_at(plan: Plan, t: int) -> list[Layer]:
 
 
 def arrange(seed: int, config: SceneConfig) -> Plan:
-    """The first plan of this seed that shows all its objects. Raises ValueError when `ATTEMPTS` plans do not."""
+    """Return the first plan of this seed that shows all its objects. Raises ValueError after `ATTEMPTS` plans."""
     if seed < 0:
-        raise ValueError(f"render seed: got {seed}, wanted 0 or more")
+        raise ValueError(f"render seed: got {seed}, expected 0 or more")
     for attempt in range(ATTEMPTS):
         plan = draw_plan(np.random.default_rng([seed, attempt]), config)
         if shows_every_object(plan):
             return plan
     raise ValueError(
         f"render seed {seed}: got {ATTEMPTS} arrangements that do not show all their objects, "
-        "wanted a config with fewer objects, larger ones or more frames"
+        "expected a config with fewer objects, larger ones or more frames"
     )
 
 
 def shows_every_object(plan: Plan) -> bool:
-    """Whether frame 0 shows the objects that are on time, and the previewed frames show all."""
+    """Return True if frame 0 shows the objects that start there, and the previewed frames show all objects."""
     config = plan.stage.config
     enough = max(config.height * config.width // 2000, 1)
     seen = visible(plan, 0, enough)
@@ -96,7 +96,7 @@ def shows_every_object(plan: Plan) -> bool:
 
 
 def visible(plan: Plan, t: int, enough: int) -> set[int]:
-    """Ids that own at least `enough` pixels of frame `t`."""
+    """Return the ids with at least `enough` pixels in frame `t`."""
     shape = (plan.stage.config.height, plan.stage.config.width)
     labels, depth = np.zeros(shape, np.uint8), np.full(shape, np.inf, np.float32)
     for layer in layers_at(plan, t):

@@ -1,4 +1,4 @@
-"""A plan with its colours, rendered one frame at a time."""
+"""A plan with colours, rendered one frame at a time."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,10 +27,10 @@ class RenderedFrame(NamedTuple):
 
 
 class Skin(NamedTuple):
-    """What a part looks like, on the sheet of its coverage."""
+    """Appearance of a part, on the sheet of its coverage."""
 
     surface: Colour
-    soft: UInt8[np.ndarray, "h w"]  # the blurred outline, for the shadow
+    soft: UInt8[np.ndarray, "h w"]  # blurred outline for the shadow
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Scene:
     skins: dict[tuple[int, int], Skin]  # by the name of the layer
     backdrop: Backdrop
     lens: Lens
-    shift: tuple[float, float]  # how far shadows fall, pixels
+    shift: tuple[float, float]  # offset of shadows in pixels
 
     def frame(self, t: int) -> RenderedFrame:
         image, depth = self.backdrop.seen(self.plan.camera.at(t), self.plan.stage)
@@ -65,7 +65,7 @@ def draw_skin(
 
 
 def build_scene(seed: int, config: SceneConfig) -> Scene:
-    """The scene of `seed`. Raises what `render_clip` does."""
+    """Build the scene of `seed`. Raises ValueError as `render_clip` does."""
     plan = arrange(seed, config)
     rng, stage, worn = plan.rng, plan.stage, [actor.palette for actor in plan.actors]
     sun, skins = polar(np.ones(1), rng.uniform(0, 2 * np.pi, 1))[0], {}

@@ -1,4 +1,4 @@
-"""Outlines of about radius 1 that look like things, and their 8-bit coverage."""
+"""Random object outlines of about radius 1, and their 8-bit coverage."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from jaxtyping import Float, UInt8
 
 from cutie_geo.data.render.motion import rotation
 
-MARGIN = 0.12  # empty border around an outline, in its own units: room for the soft edge of its shadow
-HALF = 128  # 8-bit coverage from which a layer owns a pixel
+MARGIN = 0.12  # empty border around an outline for its soft shadow, in its own units
+HALF = 128  # minimum 8-bit coverage of a visible layer
 
 Outline = Float[np.ndarray, "P 2"]
 
@@ -35,7 +35,7 @@ def ellipse(rng: np.random.Generator) -> Outline:
 
 
 def rounded_box(rng: np.random.Generator) -> Outline:
-    """A superellipse: from a pillow to nearly a box."""
+    """Return a superellipse, between a pillow and a box."""
     unit = polar(np.ones(64), turns(64))
     return np.sign(unit) * np.abs(unit) ** rng.uniform(0.15, 0.6) * [0.85, rng.uniform(0.35, 0.85)]
 
@@ -52,7 +52,7 @@ def star(rng: np.random.Generator) -> Outline:
 
 
 def blob(rng: np.random.Generator) -> Outline:
-    """A smooth random curve, by its Fourier radii."""
+    """Return a smooth random curve from Fourier radii."""
     angle, order = turns(72), np.arange(1, 7)
     size = rng.normal(0, 0.28, 6) / order**0.8
     radius = 1 + (size[:, None] * np.cos(order[:, None] * angle + rng.uniform(0, 2 * np.pi, (6, 1)))).sum(0)
@@ -61,7 +61,7 @@ def blob(rng: np.random.Generator) -> Outline:
 
 
 def vase(rng: np.random.Generator) -> Outline:
-    """A random profile and its mirror image: bottles, cups, bells."""
+    """Return a random profile and its mirror image, such as a bottle, cup or bell."""
     height = np.linspace(-1, 1, 24)
     profile = np.interp(height, np.linspace(-1, 1, 5), rng.uniform(0.15, 0.62, 5))
     profile = np.convolve(np.pad(profile, 2, mode="edge"), np.ones(5) / 5, "valid")
@@ -82,7 +82,7 @@ def oval(centre: tuple[float, float], half: tuple[float, float], angle: float = 
 
 
 def creature(rng: np.random.Generator) -> list[Stroke]:
-    """A body with a head, legs and a tail."""
+    """Return a body with a head, legs and a tail."""
     body = (rng.uniform(0.5, 0.65), rng.uniform(0.25, 0.4))
     head = oval((rng.uniform(0.5, 0.65), rng.uniform(-0.5, -0.2)), (rng.uniform(0.2, 0.3), rng.uniform(0.16, 0.26)))
     tail = oval((-0.7, rng.uniform(-0.35, 0.0)), (0.3, 0.07), rng.uniform(-0.2, 1.0))
@@ -94,7 +94,7 @@ def creature(rng: np.random.Generator) -> list[Stroke]:
 
 
 def mug(rng: np.random.Generator) -> list[Stroke]:
-    """A cup with a handle one can see through."""
+    """Return a cup with an open handle."""
     half = (rng.uniform(0.4, 0.55), rng.uniform(0.5, 0.75))
     taper = rng.uniform(0.7, 1.1)
     cup = np.array([[-half[0], -half[1]], [half[0], -half[1]], [half[0] * taper, half[1]], [-half[0] * taper, half[1]]])
@@ -118,7 +118,7 @@ COMPOUNDS: tuple[Callable[[np.random.Generator], list[Stroke]], ...] = (creature
 
 
 def draw_shape(rng: np.random.Generator, hole_probability: float) -> list[Stroke]:
-    """The strokes of one object's body."""
+    """Sample the strokes of an object's body."""
     if rng.random() < 0.25:
         return COMPOUNDS[rng.integers(len(COMPOUNDS))](rng)
     strokes = [Stroke(OUTLINES[rng.integers(len(OUTLINES))](rng), 255)]
@@ -130,12 +130,12 @@ def draw_shape(rng: np.random.Generator, hole_probability: float) -> list[Stroke
 
 
 def half_extent(strokes: list[Stroke]) -> Float[np.ndarray, "2"]:
-    """Half the size of the smallest centred box around the filled outlines, plus the margin; (x, y)."""
+    """Return half the size of the smallest centred box around the filled outlines, plus the margin, (x, y)."""
     return np.max([np.abs(s.outline).max(0) for s in strokes if s.value], axis=0) + MARGIN
 
 
 def fill(strokes: list[Stroke], half: np.ndarray, density: float) -> UInt8[np.ndarray, "h w"]:
-    """The coverage of `strokes`, in order, on a sheet from `-half` to `half` with `density` pixels a unit."""
+    """Rasterise `strokes` in order on a sheet from `-half` to `half` with `density` pixels per unit."""
     w, h = np.maximum(np.ceil(2 * half * density).astype(int), 8)
     sheet = np.zeros((h, w), np.uint8)
     for outline, value in strokes:

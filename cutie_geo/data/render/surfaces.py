@@ -1,4 +1,4 @@
-"""Colours that go together, patterns printed in them, and the light on a bulging surface."""
+"""Palettes, coloured patterns, and shading of curved surfaces."""
 
 import cv2
 import numpy as np
@@ -7,14 +7,15 @@ from jaxtyping import Float, UInt8
 from cutie_geo.data.render.patterns import PATTERNS, Field, gradient
 from cutie_geo.data.render.shapes import HALF
 
-Picture = UInt8[np.ndarray, "H W 3"]  # a whole frame or backdrop, RGB
+RgbImage = UInt8[np.ndarray, "H W 3"]  # a whole frame or backdrop, RGB
 Colour = UInt8[np.ndarray, "h w 3"]  # a piece
 Palette = UInt8[np.ndarray, "4 3"]
 
 
 def draw_palette(rng: np.random.Generator) -> Palette:
-    """Four RGB colours that go together: shades of one hue, neighbours or opposites. Half of the palettes are muted and
-    lean to wood, stone and skin, as indoors; the others may be as loud as toys.
+    """Sample four RGB colours that match: shades of one hue, neighbours or complements.
+
+    Half of the palettes are muted, with tones of wood, stone and skin as indoors; the others may be saturated.
     """
     muted = rng.random() < 0.5
     hue = rng.normal(0.09, 0.07) if muted and rng.random() < 0.6 else rng.random()
@@ -27,19 +28,21 @@ def draw_palette(rng: np.random.Generator) -> Palette:
 
 
 def like(rng: np.random.Generator, palette: Palette) -> Palette:
-    """Nearly the same colours."""
+    """Return a slightly changed palette."""
     return np.clip(palette + rng.normal(0, 9, (4, 3)), 0, 255).astype(np.uint8)
 
 
 def colour(field: Field, palette: Palette) -> Colour:
-    """`field` through a ramp over the palette's colours."""
+    """Map `field` to a colour ramp over the palette."""
     levels = np.linspace(0, 3, 256)
     ramp = np.stack([np.interp(levels, np.arange(4), channel) for channel in palette.T.astype(float)], 1)
     return np.take(ramp.astype(np.uint8), np.clip(field * 255, 0, 255).astype(np.uint8), axis=0)
 
 
 def draw_surface(rng: np.random.Generator, h: int, w: int, palette: Palette, richness: float) -> Colour:
-    """A pattern or two in the palette's colours; `richness` in 0 to 1 is the chance of each further layer."""
+    """Return one or more patterns in the palette's colours; `richness` (0 to 1) is the probability of each further
+    layer.
+    """
     pattern = PATTERNS[rng.integers(len(PATTERNS))] if rng.random() < richness else gradient
     field = pattern(rng, h, w)
     if rng.random() < richness:
@@ -55,7 +58,7 @@ def draw_surface(rng: np.random.Generator, h: int, w: int, palette: Palette, ric
 def lit(
     surface: Colour, coverage: UInt8[np.ndarray, "h w"], sun: Float[np.ndarray, "2"], density: float, relief: float
 ) -> Colour:
-    """`surface` shaded as if the shape bulged, `relief` in 0 to 1, and the light came from `sun`."""
+    """Shade `surface` as a curved shape with relief `relief` (0 to 1), lit from `sun`."""
     inside = cv2.distanceTransform((coverage >= HALF).astype(np.uint8), cv2.DIST_L2, 3) / np.float32(0.3 * density)
     height = cv2.blur(np.sqrt(np.minimum(inside, 1)), (5, 5))
     slope = sun[0] * cv2.Sobel(height, cv2.CV_32F, 1, 0) + sun[1] * cv2.Sobel(height, cv2.CV_32F, 0, 1)

@@ -1,1 +1,1 @@
-"""What the benchmarks' servers are sent: checked by the rules that need no ground truth, packed as each wants it."""
+"""Submissions to benchmark servers: validation without ground truth, and packing."""

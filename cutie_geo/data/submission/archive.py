@@ -1,4 +1,4 @@
-"""Zip files whose bytes depend on what is in them alone, whole or not at all."""
+"""Reproducible zip files, written atomically."""
 
 import json
 import logging
@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from cutie_geo.data.background import atomic_write, map_ahead
 from cutie_geo.data.index import VideoRecord
+from cutie_geo.data.io_threads import atomic_write, map_ahead
 from cutie_geo.data.submission.check import result_files
 from cutie_geo.data.submission.servers import Server
 from cutie_geo.data.submission.visor import ENTRY, INFO, Names, video_annotations
@@ -16,12 +16,12 @@ from cutie_geo.data.submission.visor import ENTRY, INFO, Names, video_annotation
 log = logging.getLogger(__name__)
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time of every file in a zip: its earliest, since the real one would change the bytes."""
+"""Time stamp of all files in a zip, constant so that equal masks give equal bytes."""
 WORKERS = 2
 
 
 def write_masks(path: Path, server: Server, records: Iterable[VideoRecord], results: Path) -> int:
-    """The masks of `records` as they are, in the folders that the server wants; returns how many. Raises OSError."""
+    """Write the masks of `records` unchanged in the server's folders; return their number. Raises OSError."""
     count = 0
     with atomic_write(path) as part, zipfile.ZipFile(part, "w") as target:
         for record in records:
@@ -33,11 +33,13 @@ def write_masks(path: Path, server: Server, records: Iterable[VideoRecord], resu
 
 
 def write_visor(path: Path, server: Server, records: Iterable[VideoRecord], results: Path, names: Names) -> int:
-    """VISOR's JSON file in a zip; returns for how many masks. What has no name is skipped, and that is said once a
-    sequence.
+    """Write VISOR's JSON file in a zip; return the number of masks. Objects without a name are skipped with a warning.
 
-    The file is written sequence by sequence, since as a whole it may not fit into memory. Raises ValueError for masks
-    that can't be read, and OSError.
+    The file is written sequence by sequence to limit memory.
+
+    Raises:
+        ValueError: for unreadable masks.
+        OSError: if writing fails.
     """
 
     def entries(record: VideoRecord) -> tuple[str, list[str], Counter[int]]:
@@ -64,7 +66,7 @@ def write_visor(path: Path, server: Server, records: Iterable[VideoRecord], resu
 
 
 def _entry(name: str, compression: int) -> zipfile.ZipInfo:
-    """A file in a zip, the same on every system."""
+    """Return a zip entry that is identical on every system."""
     entry = zipfile.ZipInfo(name, EPOCH)
     entry.compress_type = compression
     entry.create_system, entry.external_attr = 3, 0o644 << 16

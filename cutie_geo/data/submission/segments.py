@@ -1,7 +1,7 @@
-"""Masks to and from the polygons of VISOR's JSON files.
+"""Conversion between masks and the polygons of VISOR's JSON files.
 
-All contours of a mask, outer ones and those of holes, are one list; filled together by the even-odd rule, edges
-included, they are the mask again, pixel by pixel: that holds for any mask, noise and single pixels included.
+All contours of a mask, outer ones and holes, form one list. Filled together by the even-odd rule, edges included, they
+reproduce any mask exactly, including noise and single pixels.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ Segments = list[list[list[int]]]
 
 
 def to_segments(mask: Bool[np.ndarray, "H W"]) -> Segments:
-    """The contours of a mask in whole pixels; none where it is empty."""
+    """Return the contours of a mask in integer pixels; empty for an empty mask."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     return [contour[:, 0].tolist() for contour in contours]
 
 
 def fill_segments(segments: Sequence[Sequence[Point]], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """The mask of `size` (height, width) that polygons stand for, filled together by the even-odd rule.
+    """Fill polygons together by the even-odd rule and return the mask of `size` (height, width).
 
-    Fractions are cut off toward zero; pixels of an edge always belong to the mask; two points are a line and one is a
+    Coordinates are truncated toward zero, and edge pixels belong to the mask. Two points are a line, and one is a
     pixel. A polygon without points is the pixel (0, 0), as in VISOR's own conversion.
     """
     canvas = np.zeros(size, np.uint8)

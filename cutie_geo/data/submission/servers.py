@@ -1,4 +1,4 @@
-"""Which files each server wants, and for which videos."""
+"""Files that each server expects, and for which videos."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ VISOR_SIZE = (480, 854)
 
 @dataclass(frozen=True)
 class Server:
-    """Where results are sent to, and what must hold of them."""
+    """A benchmark's server and its rules for submissions."""
 
     name: str
     title: str
     splits: Mapping[str, str]
     """Names of datasets by split, the usual one first."""
     folder: str = ""
-    """What the videos' folders lie in within the zip; "" for nothing."""
+    """Folder in the zip that holds the videos' folders; "" for none."""
     size: tuple[int, int] | None = None
     """Height and width of every mask. None: those of its frame."""
     reference_optional: bool = False
-    """The mask of the frame that was given may be left out."""
+    """The mask of the prompted frame may be left out."""
     alone_refused: bool = False
-    """The server takes no zip that holds one folder only."""
+    """The server refuses a zip with a single folder."""
 
     def split(self, name: str | None) -> str:
-        """The split meant. Raises ValueError for one that the server doesn't know."""
+        """Return the split, by default the usual one. Raises ValueError for unknown splits."""
         name = name or next(iter(self.splits))
-        require(name in self.splits, f"{self.name}: no split {name}, wanted one of {', '.join(self.splits)}")
+        require(name in self.splits, f"{self.name}: no split {name}, expected one of {', '.join(self.splits)}")
         return name
 
 
@@ -66,11 +66,11 @@ SERVERS: dict[str, Server] = {
         Server("lvos", "LVOS", {"valid": "lvos-valid", "test": "lvos-test"}, folder="Annotations"),
     )
 }
-"""By name. Splits without masks of the first frames are none that anything can be submitted for."""
+"""Servers by name, with the splits whose first masks are published."""
 
 
 def records(server: Server, root: Path, split: str) -> list[VideoRecord]:
-    """The videos that the server expects. Raises ValueError where the files aren't as published."""
+    """Return the videos that the server expects. Raises ValueError if the files are not as published."""
     found = dataset(server.splits[split], root)[1]
     whole = server.name == "davis" and any(record.source.parent.name == "Full-Resolution" for record in found)
     require(not whole, f"{root}: no frames at 480p, the size that the server scores")

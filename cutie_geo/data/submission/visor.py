@@ -1,12 +1,11 @@
-"""The JSON file of VISOR's challenge: every mask as named polygons."""
+"""VISOR's challenge file: JSON with masks as named polygons."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cutie_geo.config import require
+from cutie_geo.config import read_json, require
 from cutie_geo.data.index import VideoRecord
 from cutie_geo.data.masks import object_ids, read_labels
 from cutie_geo.data.submission.segments import to_segments
@@ -20,37 +19,41 @@ INFO = {
     "URL": "https://epic-kitchens.github.io/VISOR",
     "Details": "This is a VISOR VOS submission file. All annotations must have 854x480 resolution",
 }
-"""What the server wants at the top, word for word."""
+"""Header that the server expects verbatim."""
 ENTRY = "val.json"
-"""The one file in the zip."""
+"""Name of the only file in the zip."""
 
 Names = Mapping[str, Mapping[str, str]]
-"""By sequence, the objects' names by id."""
+"""Object names by sequence and id."""
 
 
 def read_names(records: Sequence[VideoRecord], split: str) -> Names:
-    """What `<split>_data_mapping.json`, at the top of the tree that holds the frames, says.
+    """Read `<split>_data_mapping.json` at the root of the tree that holds the frames.
 
-    Raises ValueError if it isn't there or isn't a mapping of mappings.
+    Raises:
+        ValueError: if it is missing or invalid.
     """
     name = f"{split}_data_mapping.json"
     places = [parent / name for parent in records[0].source.absolute().parents[:4]] if records else []
     path = next((path for path in places if path.is_file()), None)
     if path is None:
-        raise ValueError(f"{name}: not found beside JPEGImages, wanted it from the conversion, for the objects' names")
+        raise ValueError(
+            f"{name}: not found beside JPEGImages, expected it from the conversion, for the objects' names"
+        )
     try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: can't be read as JSON: {error}") from None
+        names = read_json(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
     whole = isinstance(names, dict) and all(isinstance(entry, dict) for entry in names.values())
-    require(whole, f'{path}: wanted {{sequence: {{"1": name, ...}}}}')
+    require(whole, f'{path}: expected {{sequence: {{"1": name, ...}}}}')
     return names
 
 
 def video_annotations(files: Mapping[str, Path], video: str, names: Names) -> tuple[list[Any], Counter[int]]:
-    """The entries of a sequence's frames; and, by id, the number of frames in which it has no name and was skipped.
+    """Return the entries of a sequence's frames, and the number of frames in which each unnamed id was skipped.
 
-    Raises ValueError naming the file that can't be read.
+    Raises:
+        ValueError: with the name of an unreadable file.
     """
     entries, skipped = [], Counter[int]()
     known = names.get(video, {})
@@ -64,6 +67,6 @@ def video_annotations(files: Mapping[str, Path], video: str, names: Names) -> tu
 
 
 def _image(video: str, stem: str) -> dict[str, str]:
-    """What tells the server which frame it is: the sequence `P01_107_seq_00001` is of the film `P01_107`."""
+    """Return the image description of a frame; the sequence `P01_107_seq_00001` belongs to the video `P01_107`."""
     film = video.split("_seq_")[0]
     return {"image_path": f"{film}/{stem}.png", "name": f"{stem}.png", "video": film, "subsequence": video}

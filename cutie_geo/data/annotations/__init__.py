@@ -1,0 +1,1 @@
+"""Masks in the annotation formats of other programs: polygons, run lengths, and readers of COCO, YOLO and CVAT."""

@@ -1,0 +1,289 @@
+"""Masks from clicks and boxes by a model's own prompt head, with a second look at small objects."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cutie_geo.config import require
+from cutie_geo.inference.inputs import Geometry, image_size
+from cutie_geo.inference.prompting import PromptedMask, merged_prompts, require_shown, scaled
+from cutie_geo.inference.segmenter import Segmenter
+from cutie_geo.inference.tracker import Tracker
+from cutie_geo.model.blocks import normalise
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.model.prompt_head import STRIDE, PromptBatch, PromptFeatures, PromptHead
+from cutie_geo.ops import area, internal_size, padding_to
+from cutie_geo.structures import Frame, FrameFeatures, GivenMask, Prompt
+
+DEFAULT_SIZE = 480
+"""Shorter side of encoded frames, in pixels, for models without a size of their own."""
+ZOOM_MARGIN = 1.4
+"""Size of the enlarged view relative to the object, as in RITM's zoom-in."""
+ZOOM_SIDE = 256
+"""Longer side of the enlarged view at the encoder, in pixels."""
+ZOOM_GAIN = 1.25
+"""A view is enlarged only if the object appears at least this many times larger than in the frame."""
+ZOOM_LEAST = 32
+"""Shortest side of an enlarged view, in pixels of the frame."""
+SAME_VIEW = 0.8
+"""An enlarged view is used again if its IoU with the next one is at least this."""
+
+
+class Region(NamedTuple):
+    """Rectangle of a frame, in whole pixels; half open."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.y1 - self.y0, self.x1 - self.x0
+
+    def iou(self, other: "Region") -> float:
+        """Return the intersection over union with another rectangle."""
+        wide = min(self.x1, other.x1) - max(self.x0, other.x0)
+        high = min(self.y1, other.y1) - max(self.y0, other.y0)
+        both = max(wide, 0) * max(high, 0)
+        areas = [one.size[0] * one.size[1] for one in (self, other)]
+        return both / (sum(areas) - both)
+
+
+class View(NamedTuple):
+    """An encoded part of a frame."""
+
+    region: Region
+    geometry: Geometry
+    """From the region to the encoder's input."""
+    features: PromptFeatures
+
+
+@dataclass
+class EncodedFrame:
+    """A frame whose objects can be prompted for."""
+
+    image: Float[Tensor, "3 H W"]
+    whole: View
+    zoomed: list[View] = field(default_factory=list)
+    """The last enlarged view, if any."""
+
+
+class HeadPrompter:
+    """Predictor of masks from prompts with the prompt head of a `CutieGeo` network.
+
+    A frame is encoded once. The mask of the whole frame is refined on an enlarged view of the object if it is small.
+
+    Args:
+        model: Network with a prompt head.
+        max_internal_size: Shorter side of the encoded frame. None uses the model's.
+        zoom: Refine small objects.
+
+    Raises:
+        ValueError: If the network has no prompt head.
+    """
+
+    def __init__(self, model: CutieGeo, max_internal_size: int | None = None, zoom: bool = True) -> None:
+        require(
+            model.prompt_head is not None, "prompts: this model has no prompt head, expected one that has or a SAM 2"
+        )
+        assert isinstance(model.prompt_head, PromptHead)
+        self.model, self.head, self.zoom = model, model.prompt_head, zoom
+        self.size = max_internal_size or model.config.max_internal_size or DEFAULT_SIZE
+
+    @torch.inference_mode()
+    def encode(self, image: Float[Tensor, "3 H W"]) -> EncodedFrame:
+        """Encode an RGB frame in [0, 1]. Raises ValueError for other images."""
+        height, width = image_size(image)
+        image = image.to(self.model.device, torch.float32)
+        whole = Region(0, 0, width, height)
+        return EncodedFrame(image, self._view(image, whole, internal_size((height, width), self.size)))
+
+    def encode_shared(self, image: Float[Tensor, "3 H W"], features: FrameFeatures) -> EncodedFrame | None:
+        """Return what `encode` returns, from a tracker's features of the frame; None if these have another size."""
+        height, width = image_size(image)
+        internal = internal_size((height, width), self.size)
+        geometry = Geometry((height, width), internal, padding_to(internal, self.model.multiple), antialias=True)
+        if (features.image.shape[-2], features.image.shape[-1]) != geometry.padded:
+            return None
+        prepared = self._prepare(features.f16, features.f8, features.f4)
+        image = image.to(self.model.device, torch.float32)
+        return EncodedFrame(image, View(Region(0, 0, width, height), geometry, prepared))
+
+    @torch.inference_mode()
+    def predict(
+        self, encoded: EncodedFrame, prompt: Prompt, mask: Float[Tensor, "H W"] | Bool[Tensor, "H W"] | None = None
+    ) -> PromptedMask:
+        """Return the mask of one object.
+
+        Args:
+            encoded: Result of `encode`.
+            prompt: All points of the object so far, and its box, in pixels of the frame.
+            mask: Mask of the object so far: logits, or probabilities if all values are from 0 to 1.
+
+        Raises:
+            ValueError: If the prompt has neither points nor a box, or if the mask has another size than the frame.
+        """
+        require(bool(prompt.points) or prompt.box is not None, "prompt: got neither points nor a box, expected one")
+        size = (encoded.image.shape[-2], encoded.image.shape[-1])
+        probs = None if mask is None else _probabilities(mask, size).to(self.model.device)
+        found = connected(self._look(encoded.whole, prompt, probs), prompt, probs)
+        region = self._region(encoded, prompt, found.logits > 0) if self.zoom else None
+        return found if region is None else connected(self.refine(encoded, prompt, found, region), prompt, probs)
+
+    @torch.inference_mode()
+    def refine(self, encoded: EncodedFrame, prompt: Prompt, found: PromptedMask, region: Region) -> PromptedMask:
+        """Predict again on an enlarged view of a region, from the mask of the whole frame."""
+        view = self._zoomed(encoded, region)
+        closer = self._look(view, prompt, found.logits.sigmoid())
+        x0, y0, x1, y1 = view.region
+        logits = found.logits.clone()
+        logits[y0:y1, x0:x1] = closer.logits
+        return PromptedMask(logits, closer.quality)
+
+    def given(self, method: Segmenter, frame: Frame, with_depth: bool = False) -> tuple[GivenMask, Any]:
+        """Return the mask of a frame's prompts merged with its input mask, and the frame's features, if any.
+
+        The prompts of a tracked object correct the tracker's prediction for this frame.
+
+        Raises:
+            ValueError: If an object has both a mask and a prompt, or if its predicted mask is empty.
+        """
+        image = frame.image.to(self.model.device, torch.float32)
+        size = (image.shape[-2], image.shape[-1])
+        so_far: dict[int, Tensor] = {}
+        if type(method) is Tracker and method.model is self.model:
+            features: Any = method.encode(frame.image, with_depth)
+            assert method.geometry is not None, "a frame was encoded"
+            prepared = self._prepare(features.f16, features.f8, features.f4)
+            encoded = EncodedFrame(image, View(Region(0, 0, size[1], size[0]), method.geometry, prepared))
+            if method.object_ids:
+                prediction = method.predict(features)
+                probs = method.geometry.leave(prediction.probs.float())
+                so_far = dict(zip(prediction.ids, probs[1:]))
+        else:
+            features = next(iter(method.encode_ahead([frame.image], with_depth)), None)
+            encoded = self.encode(frame.image)
+        require_shown(frame, so_far)
+        masks = {}
+        for object_id, prompt in (frame.prompts or {}).items():
+            fitted = scaled(prompt, frame.size or size, size)
+            masks[object_id] = self.predict(encoded, fitted, so_far.get(object_id)).logits
+        return merged_prompts(frame, masks), features
+
+    # ------------------------------------------------------------------------------------------------------- views
+    def _view(self, image: Float[Tensor, "3 H W"], region: Region, size: tuple[int, int]) -> View:
+        """Encode a region of a frame, resized to `size`."""
+        part = image[:, region.y0 : region.y1, region.x0 : region.x1]
+        geometry = Geometry(region.size, size, padding_to(size, self.model.multiple), antialias=True)
+        with self.model.autocast():
+            encoded = self.model.encoder(normalise(geometry.enter(part)))
+        return View(region, geometry, self._prepare(encoded.f16, encoded.f8, encoded.f4))
+
+    def _prepare(self, f16: Tensor, f8: Tensor, f4: Tensor) -> PromptFeatures:
+        with torch.inference_mode(), self.model.autocast():
+            return self.head.prepare(f16, f8, f4)
+
+    def _look(self, view: View, prompt: Prompt, probs: Float[Tensor, "H W"] | None) -> PromptedMask:
+        """Predict on one view; logits have the size of its region."""
+        batch = self._on_view(view, prompt, probs)
+        with self.model.autocast():
+            masks, quality = self.head(view.features, batch)
+        logits = F.interpolate(masks[:, None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+        return PromptedMask(view.geometry.leave(logits[0])[0], float(quality.sigmoid()))
+
+    def _on_view(self, view: View, prompt: Prompt, probs: Float[Tensor, "H W"] | None) -> PromptBatch:
+        """Convert a prompt to pixels of a view's input; clicks outside of the view are dropped."""
+        region, geometry, device = view.region, view.geometry, self.model.device
+        (height, width), (high, wide) = geometry.internal, geometry.size
+        scale = torch.tensor([width / wide, height / high])
+        offset = torch.tensor([float(geometry.padding.left), float(geometry.padding.top)])
+        corner = torch.tensor([float(region.x0), float(region.y0)])
+        clicks = [(x, y, label) for x, y, label in prompt.points
+                  if region.x0 <= x <= region.x1 and region.y0 <= y <= region.y1]  # fmt: skip
+        points = torch.tensor([[click[:2] for click in clicks or [(0.0, 0.0, -1)]]], dtype=torch.float32)
+        labels = torch.tensor([[click[2] for click in clicks or [(0.0, 0.0, -1)]]])
+        box = torch.full((1, 4), float("nan"))
+        if prompt.box is not None:
+            corners = torch.tensor(prompt.box, dtype=torch.float32).view(2, 2)
+            box = ((corners - corner) * scale + offset).view(1, 4)
+        padded = geometry.padded
+        masks = torch.full((1, padded[0] // STRIDE, padded[1] // STRIDE), float("nan"), device=device)
+        if probs is not None:
+            part = probs[None, region.y0 : region.y1, region.x0 : region.x1]
+            masks = area(geometry.enter(part)[0], STRIDE)
+        return PromptBatch(((points - corner) * scale + offset).to(device), labels.to(device), box.to(device), masks)
+
+    def _region(self, encoded: EncodedFrame, prompt: Prompt, mask: Tensor) -> Region | None:
+        """Return the region around a mask and its prompts to enlarge; None if it would gain little."""
+        height, width = mask.shape
+        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+        places = [(x, y) for x, y, label in prompt.points if label == 1]
+        if len(rows):
+            places += [(float(columns[0]), float(rows[0])), (float(columns[-1]) + 1, float(rows[-1]) + 1)]
+        if prompt.box is not None:
+            places += [prompt.box[:2], prompt.box[2:]]
+        if not places:
+            return None
+        spans = []
+        for values, whole in ((list(axis), side) for axis, side in zip(zip(*places), (width, height))):
+            middle, span = (min(values) + max(values)) / 2, max(values) - min(values)
+            half = max(span * ZOOM_MARGIN, ZOOM_LEAST) / 2
+            spans.append((max(int(middle - half), 0), min(int(middle + half) + 1, whole)))
+        (x0, x1), (y0, y1) = spans
+        region = Region(x0, y0, x1, y1)
+        gain = (ZOOM_SIDE / max(region.size)) / (encoded.whole.geometry.internal[0] / height)
+        return region if gain >= ZOOM_GAIN else None
+
+    def _zoomed(self, encoded: EncodedFrame, region: Region) -> View:
+        """Return the enlarged view of a region; the last one again if it is nearly the same."""
+        for view in encoded.zoomed:
+            if view.region.iou(region) >= SAME_VIEW:
+                return view
+        scale = ZOOM_SIDE / max(region.size)
+        size = (max(round(region.size[0] * scale), 1), max(round(region.size[1] * scale), 1))
+        encoded.zoomed = [self._view(encoded.image, region, size)]
+        return encoded.zoomed[0]
+
+
+def connected(found: PromptedMask, prompt: Prompt, before: Float[Tensor, "H W"] | None = None) -> PromptedMask:
+    """Remove components that no prompt points at: a click adds only what is connected to it.
+
+    Components stay that hold a positive click or a pixel of the mask so far, or of which at least half lies in the box.
+    If none stays, all do.
+    """
+    mask = (found.logits > 0).cpu().numpy().astype(np.uint8)
+    count, components = cv2.connectedComponents(mask)
+    height, width = mask.shape
+    kept = {
+        int(components[min(max(int(y), 0), height - 1), min(max(int(x), 0), width - 1)])
+        for x, y, label in prompt.points
+        if label == 1
+    }
+    if before is not None:
+        kept |= set(np.unique(components[(before > 0.5).cpu().numpy()]).tolist())
+    if prompt.box is not None:
+        x0, y0, x1, y1 = (max(round(side), 0) for side in prompt.box)
+        inside = np.bincount(components[y0:y1, x0:x1].ravel(), minlength=count)
+        kept |= set(np.flatnonzero(2 * inside >= np.bincount(components.ravel(), minlength=count)).tolist())
+    kept.discard(0)
+    if not kept or len(kept) == count - 1:
+        return found
+    stays = torch.from_numpy(np.isin(components, [0, *kept])).to(found.logits.device)
+    return found._replace(logits=torch.where(stays, found.logits, -found.logits))
+
+
+def _probabilities(mask: Tensor, size: tuple[int, int]) -> Float[Tensor, "H W"]:
+    """Convert logits or a mask to probabilities. Raises ValueError for another size."""
+    got = tuple(mask.shape)
+    require(got == size, f"mask: got size {got}, expected the frame's {size}")
+    mask = mask.detach().float()
+    low, high = (float(value) for value in mask.aminmax())
+    return mask if low >= 0 and high <= 1 else mask.sigmoid()

@@ -1,0 +1,1 @@
+"""Sessions of an annotator: prompts, corrections and propagation, stored on disk."""
