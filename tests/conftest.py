@@ -11,9 +11,14 @@ import torch
 from parity_rules import official_weights
 from tiny import tiny_config
 
+from cutie_geo.checkpoints.cutie import load_weights
 from cutie_geo.config import model_config
-from cutie_geo.model.checkpoints import load_weights
 from cutie_geo.model.network import CutieGeo
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,7 +42,7 @@ def test_data() -> Path:
     return Path(root)
 
 
-@pytest.fixture(scope="session", params=["base", "small"])
+@pytest.fixture(scope="session", params=[pytest.param("base", marks=pytest.mark.slow), "small"])
 def variant(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -19,6 +19,7 @@ from cutie_geo.config import (
     preset_names,
     read_yaml,
     to_dict,
+    train_config,
 )
 from cutie_geo.model.network import CutieGeo
 
@@ -110,7 +111,7 @@ def test_whole_numbers_become_floats_where_floats_are_wanted() -> None:
     ],
 )
 def test_values_of_another_type_are_refused_by_place(given: dict[str, Any], place: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{place}: got .*, wanted"):
+    with pytest.raises(ValueError, match=rf"^{place}: got .*, expected"):
         build(Outer, {"name": "a"} | given, "options")
 
 
@@ -127,14 +128,14 @@ def test_a_missing_name_without_a_default_is_refused() -> None:
 
 
 def test_a_value_that_can_not_work_is_refused_with_its_place() -> None:
-    with pytest.raises(ValueError, match=r"^options\.long_term\b.*num_prototypes: got 0, wanted a positive number$"):
+    with pytest.raises(ValueError, match=r"^options\.long_term\b.*num_prototypes: got 0, expected a positive number$"):
         build(TrackerConfig, {"long_term": {"num_prototypes": 0}}, "options")
-    with pytest.raises(ValueError, match=r"^options: mem_every: got 0, wanted 1 or more$"):
+    with pytest.raises(ValueError, match=r"^options: mem_every: got 0, expected 1 or more$"):
         build(TrackerConfig, {"mem_every": 0}, "options")
 
 
 def test_a_wrong_type_in_a_group_is_named_in_full() -> None:
-    with pytest.raises(ValueError, match=r"^options\.long_term\.num_prototypes: got 1\.5 \(float\), wanted int$"):
+    with pytest.raises(ValueError, match=r"^options\.long_term\.num_prototypes: got 1\.5 \(float\), expected int$"):
         build(TrackerConfig, {"long_term": {"num_prototypes": 1.5}}, "options")
 
 
@@ -143,7 +144,7 @@ def test_configurations_can_not_be_changed() -> None:
         TrackerConfig().mem_every = 3  # type: ignore[misc]
 
 
-# --------------------------------------------------------------------------------------------- values that can't work
+# --------------------------------------------------------------------------------------------- values that cannot work
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -163,8 +164,8 @@ def test_model_sizes_that_can_not_work_are_refused(changes: dict[str, int], comp
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"min_mem_frames": 1}, "min_mem_frames: got 1, wanted at least 2"),
-        ({"max_mem_frames": 5}, "wanted more than min_mem_frames=5"),
+        ({"min_mem_frames": 1}, "min_mem_frames: got 1, expected at least 2"),
+        ({"max_mem_frames": 5}, "expected more than min_mem_frames=5"),
         ({"num_prototypes": 0}, "num_prototypes: got 0"),
         ({"buffer_tokens": -1}, "buffer_tokens: got -1"),
         ({"max_num_tokens": 2127}, r"at least num_prototypes \+ buffer_tokens = 2128"),
@@ -183,9 +184,10 @@ def test_long_term_limits_at_their_bounds_work() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        *[({name: 0}, f"{name}: got 0, wanted 1") for name in ("mem_every", "stagger_updates", "top_k")],
+        *[({name: 0}, f"{name}: got 0, expected 1") for name in ("mem_every", "stagger_updates", "top_k")],
         ({"max_mem_frames": 0}, "max_mem_frames: got 0"),
-        *[({name: 0}, f"{name}: got 0, wanted -1") for name in ("chunk_size", "max_internal_size")],
+        *[({name: 0}, f"{name}: got 0, expected -1") for name in ("chunk_size", "max_internal_size")],
+        ({"max_internal_size": 1}, "max_internal_size: got 1, expected -1 or at least 16 pixels"),
         ({"chunk_size": -2}, "chunk_size: got -2"),
     ],
 )
@@ -195,7 +197,7 @@ def test_tracker_options_that_can_not_work_are_refused(changes: dict[str, int], 
 
 
 def test_tracker_options_at_their_bounds_work() -> None:
-    TrackerConfig(mem_every=1, stagger_updates=1, max_mem_frames=1, top_k=1, chunk_size=1, max_internal_size=1)
+    TrackerConfig(mem_every=1, stagger_updates=1, max_mem_frames=1, top_k=1, chunk_size=1, max_internal_size=16)
 
 
 # -------------------------------------------------------------------------------------------------------------- YAML
@@ -214,13 +216,13 @@ def test_an_empty_yaml_file_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"a: [1, 2", "can't be read as YAML"),
-        (b"a: 1\n b: 2", "can't be read as YAML"),
-        (b"\xff\xfe\xfa", "can't be read as YAML"),
-        (b"a: !!python/object/apply:os.getcwd []", "can't be read as YAML"),
-        (b"- 1\n- 2\n", "got list, wanted a mapping"),
-        (b"just words", "got str, wanted a mapping"),
-        (b"false", "got bool, wanted a mapping"),
+        (b"a: [1, 2", "cannot be read as YAML"),
+        (b"a: 1\n b: 2", "cannot be read as YAML"),
+        (b"\xff\xfe\xfa", "cannot be read as YAML"),
+        (b"a: !!python/object/apply:os.getcwd []", "cannot be read as YAML"),
+        (b"- 1\n- 2\n", "got list, expected a mapping"),
+        (b"just words", "got str, expected a mapping"),
+        (b"false", "got bool, expected a mapping"),
     ],
 )
 def test_a_bad_yaml_file_is_named_in_one_line(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -233,7 +235,7 @@ def test_a_bad_yaml_file_is_named_in_one_line(tmp_path: Path, content: bytes, co
 
 
 def test_a_yaml_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.yaml: can't be read as YAML: .*No such file"):
+    with pytest.raises(ValueError, match=r"none\.yaml: cannot be read as YAML: .*No such file"):
         read_yaml(tmp_path / "none.yaml")
 
 
@@ -251,12 +253,12 @@ def test_the_last_override_of_a_name_wins() -> None:
 
 @pytest.mark.parametrize("item", ["mem_every", "=3", "a..b=3", ".a=3", "a.=3", ""])
 def test_an_override_without_a_name_or_a_value_is_refused(item: str) -> None:
-    with pytest.raises(ValueError, match=r"^override '.*': wanted name=value or group\.name=value$"):
+    with pytest.raises(ValueError, match=r"^override '.*': expected name=value or group\.name=value$"):
         parse_overrides([item])
 
 
 def test_an_override_with_an_unreadable_value_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^override 'a=\[1': can't read the value '\[1'$"):
+    with pytest.raises(ValueError, match=r"^override 'a=\[1': cannot read the value '\[1': .*"):
         parse_overrides(["a=[1"])
 
 
@@ -277,7 +279,7 @@ def test_every_preset_loads() -> None:
         "cutie-geo-small": EncoderConfig("hiera-small", geometry="depth-anything-v2-small"),
         "cutie-small": EncoderConfig("resnet18"),
     }
-    assert preset_names() == [*list(encoders)[:4], "cutie-geo-tiny", "cutie-small"]
+    assert preset_names() == [*list(encoders)[:3], "cutie-geo-nano", "cutie-geo-small", "cutie-geo-tiny", "cutie-small"]
     assert {name: model_config(name) for name in encoders} == {
         name: ModelConfig(encoder=encoder) for name, encoder in encoders.items()
     }
@@ -286,7 +288,7 @@ def test_every_preset_loads() -> None:
 def test_the_tiny_preset_is_trained_as_a_whole_and_has_at_most_12_million_parameters() -> None:
     config = model_config("cutie-geo-tiny")
     assert config.encoder.starts == {}
-    assert config.encoder.geometry != "none"
+    assert config.encoder.frozen == ()
     assert sum(parameter.numel() for parameter in CutieGeo(config).parameters()) <= 12e6
 
 
@@ -323,10 +325,13 @@ def test_a_resnet_starts_from_no_file_of_its_own() -> None:
     ("changes", "complaint"),
     [
         ({"vision": "resnet50", "geometry": "depth-nano"}, "geometry: got depth-nano with resnet50"),
-        ({"vision": "hiera-nano"}, "vision_init: got sam2.1 with hiera-nano, of which only none exists"),
+        (
+            {"vision": "hiera-nano"},
+            "vision_init: got sam2.1 with hiera-nano, which is not published; expected none",
+        ),
         ({"vision": "hiera-tiny", "geometry": "depth-nano"}, "geometry_init: got depth-anything-v2 with depth-nano"),
         ({"vision": "hiera-tiny", "vision_init": "mae", "vision_features": "fpn"}, "which has no feature pyramid"),
-        ({"channels": (32, 0, 8)}, "channels: got \\(32, 0, 8\\), wanted positive"),
+        ({"channels": (32, 0, 8)}, "channels: got \\(32, 0, 8\\), expected positive"),
     ],
 )
 def test_encoders_that_do_not_exist_are_refused(changes: dict[str, Any], complaint: str) -> None:
@@ -347,17 +352,24 @@ def test_a_yaml_file_is_a_model_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cutie-huge", "none.yaml", "", ".", "../models/cutie-huge"])
 def test_an_unknown_model_is_refused_beside_the_known_ones(name: str) -> None:
-    with pytest.raises(ValueError, match=r"no such model; wanted one of cutie-base, .*cutie-small, or a YAML file"):
+    with pytest.raises(ValueError, match=r"no such model; expected one of cutie-base, .*cutie-small, or a YAML file"):
         model_config(name)
 
 
 def test_mistakes_in_a_model_file_are_named_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("encoder: {vision: resnet34}\n")
-    with pytest.raises(ValueError, match=r"^mine\.yaml\.encoder\.vision: got 'resnet34', wanted one of 'resnet50'"):
+    with pytest.raises(ValueError, match=r"^mine\.yaml\.encoder: vision: got 'resnet34', expected one of 'resnet50'"):
         model_config(str(path))
     with pytest.raises(ValueError, match=r"^cutie-small\.yaml: unknown depth"):
         model_config("cutie-small", ["depth=3"])
+
+
+def test_stages_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: tiny_rendered\npictures_every: 7\n")
+    assert train_config(str(path)).images_every == 7
+    assert train_config("tiny_rendered", ["pictures_every=3"]).images_every == 3
 
 
 # ---------------------------------------------------------------------------------------------------------- writing

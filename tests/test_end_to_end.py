@@ -14,7 +14,7 @@ from toy_videos import contents, read_ids, summary, tiny_options, torn_files, wr
 
 from cutie_geo.__main__ import run_one
 from cutie_geo.data.masks import object_ids, read_labels, read_probs
-from cutie_geo.model.network import CPP_COMPILERS
+from cutie_geo.runs.compiling import CPP_COMPILERS
 
 INFER = Path(__file__).parent.parent / "infer.py"
 LONG = 2000
@@ -46,7 +46,7 @@ def test_after_an_interruption_the_same_command_goes_on_where_it_stopped(tmp_pat
     arguments = [str(word) for word in [*options, *tiny_options(tmp_path)]]
 
     process = start(INFER, *arguments)
-    wait_for(out / "b_long" / "00003.png", process)
+    wait_for(out / "Annotations" / "b_long" / "00003.png", process)
     process.send_signal(signal.SIGINT)
     status, said = finish(process)
 
@@ -55,26 +55,27 @@ def test_after_an_interruption_the_same_command_goes_on_where_it_stopped(tmp_pat
     assert "Traceback" not in said
     assert torn_files(out) == []
     assert not (out / "overlays" / "b_long.mp4").exists()
-    before = {path: path.stat().st_mtime_ns for path in (out / "a_done").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (out / "Annotations" / "a_done").iterdir()}
     assert len(before) == 4
 
     keep_frames(videos / "b_long", 6)
     assert run_one("infer", arguments) == 0
-    assert {path: path.stat().st_mtime_ns for path in (out / "a_done").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "Annotations" / "a_done").iterdir()} == before
     told = summary(out)["videos"]
     assert {name: video.get("skipped", False) for name, video in told.items()} == {
         "a_done": True, "b_long": False, "c_todo": False,
     }  # fmt: skip
-    assert sorted(contents(out / "b_long")) == [f"{t:05d}.png" for t in range(6)]
+    assert sorted(contents(out / "Annotations" / "b_long")) == [f"{t:05d}.png" for t in range(6)]
     assert (out / "overlays" / "b_long.mp4").is_file()
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_as_cleanly(tmp_path: Path):
     videos, masks = write_videos(tmp_path, ["bear"])
     many_frames(videos / "bear")
     out = tmp_path / "out"
     process = start(INFER, "--video", videos, "--mask", masks, "--output", out, "--overlay", *tiny_options(tmp_path))
-    wait_for(out / "bear" / "00003.png", process)
+    wait_for(out / "Annotations" / "bear" / "00003.png", process)
     process.terminate()
     status, said = finish(process)
     assert status == 143, said
@@ -98,6 +99,7 @@ def test_a_disk_that_is_really_full_is_one_line(tmp_path: Path, capsys: pytest.C
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of processes are a matter of POSIX")
 def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path):
     def limit() -> None:
@@ -141,12 +143,12 @@ def test_processes_share_the_videos_and_write_what_one_would(tmp_path: Path):
     broken.write_bytes(broken.read_bytes()[:300])
     status, said = launch(*common, "--output", tmp_path / "three")
     assert status != 0
-    assert "cat/00002.jpg: can't be read as an image" in said
+    assert "cat/00002.jpg: cannot be read as an image" in said
     told = summary(tmp_path / "three")["videos"]
     assert {name: "error" in video for name, video in told.items()} == {"bear": False, "cat": True, "dog": False}
-    assert sorted(contents(tmp_path / "three" / "cat")) == ["00000.png", "00001.png"]
+    assert sorted(contents(tmp_path / "three" / "Annotations" / "cat")) == ["00000.png", "00001.png"]
     for name in ("bear", "dog"):
-        assert contents(tmp_path / "three" / name) == contents(tmp_path / "one" / name)
+        assert contents(tmp_path / "three/Annotations" / name) == contents(tmp_path / "one/Annotations" / name)
 
 
 def test_the_package_is_a_program_too():
@@ -173,8 +175,8 @@ def test_a_davis_sequence(test_data: Path, tmp_path: Path):
     assert run_one("infer", [str(word) for word in argv]) == 0
     first = read_labels(next(iter(sorted((root / "Annotations" / "480p" / name).iterdir())))).labels
     assert summary(out)["videos"][name]["objects"] == list(object_ids(first)) != []
-    assert len(contents(out / name)) == 4
-    assert (read_ids(sorted((out / name).iterdir())[0]) == first).mean() > 0.95
+    assert len(contents(out / "Annotations" / name)) == 4
+    assert (read_ids(sorted((out / "Annotations" / name).iterdir())[0]) == first).mean() > 0.95
 
 
 def test_a_clip_of_five_animals(test_data: Path, tmp_path: Path):
@@ -188,7 +190,7 @@ def test_a_clip_of_five_animals(test_data: Path, tmp_path: Path):
     argv = ["--video", frames, "--mask", mask, "--output", out, "--overlay", "--size", 96, *tiny_options(tmp_path)]
     assert run_one("infer", [str(word) for word in argv]) == 0
     labels = read_labels(mask)
-    written = sorted((out / name).iterdir())
+    written = sorted((out / "Annotations" / name).iterdir())
     assert summary(out)["videos"][name]["objects"] == list(object_ids(labels.labels))
     assert len(summary(out)["videos"][name]["objects"]) == 5
     assert (read_ids(written[0]) == labels.labels).mean() > 0.9
@@ -203,7 +205,10 @@ def test_a_first_mask_named_after_a_later_frame_belongs_to_it(tmp_path: Path):
     mask = write_mask(tmp_path / "00002.png")
     argv = ["--video", videos / "bear", "--mask", mask, "--output", tmp_path / "out", *tiny_options(tmp_path)]
     assert run_one("infer", [str(word) for word in argv]) == 0
-    shown = [read_ids(tmp_path / "out" / "bear" / f"{t:05d}.png").any() for t in range(4)]
+    shown = [read_ids(tmp_path / "out" / "Annotations" / "bear" / f"{t:05d}.png").any() for t in range(4)]
+    assert shown[2]
+    assert run_one("infer", [*map(str, argv), "--direction", "forward", "--overwrite"]) == 0
+    shown = [read_ids(tmp_path / "out" / "Annotations" / "bear" / f"{t:05d}.png").any() for t in range(4)]
     assert shown[:3] == [False, False, True]
 
 
@@ -226,6 +231,7 @@ def test_a_compiled_network_computes_the_same(tmp_path: Path):
         np.testing.assert_allclose(compiled, plain, atol=0.02)
 
 
+@pytest.mark.slow
 def test_compiling_on_a_cpu_without_a_compiler_is_refused_at_once(tmp_path: Path):
     videos, masks = write_videos(tmp_path, ["bear"])
     options = [*tiny_options(tmp_path), "--compile", "--output", tmp_path / "out"]

@@ -21,13 +21,13 @@ from tinted import write_vspw
 from toy_videos import regions, tiny_options, write_frames, write_mask
 
 from cutie_geo.__main__ import main
-from cutie_geo.commands.ablation_plan import RowPlan, Setting, launcher, plan_row
-from cutie_geo.commands.ablation_table import TableRow, bars, lines, markdown
-from cutie_geo.commands.ablation_tracking import read_log
+from cutie_geo.ablation.config import AblationConfig, read_ablation, slug
+from cutie_geo.ablation.plan import RowPlan, Setting, launcher, plan_row
+from cutie_geo.ablation.table import TableRow, bars, lines, markdown
+from cutie_geo.ablation.tracking import read_log
 from cutie_geo.config import build, config_root
-from cutie_geo.config.ablation import AblationConfig, read_ablation, slug
 from cutie_geo.data.render import SceneConfig
-from cutie_geo.model.sam2 import SAM2_MODELS
+from cutie_geo.sam2.networks import SAM2_MODELS
 
 Said = pytest.CaptureFixture[str]
 
@@ -35,7 +35,7 @@ PAPER = {"J&F": 80.0, "J": 79.0, "F": 81.0}
 A_ROW = {"name": "one"}
 STAGE = [
     "precision=fp32", "steps=2", "batch=1", "clips.crop=48", "clips.length=2", "clips.max_skip=[[0.0, 1]]",
-    "loss.points=64", "validation.every=0", "save_every=2", "log_every=1", "pictures_every=0",
+    "loss.points=64", "validation.every=0", "save_every=2", "log_every=1", "images_every=0",
 ]  # fmt: skip
 
 
@@ -84,36 +84,36 @@ def a_row(**changes: Any) -> dict[str, Any]:
         ({"colour": "red"}, "unknown colour"),
         ({"rows": []}, "rows: got none"),
         ({"rows": [a_row(colour="red")]}, "rows[0]: unknown colour"),
-        ({"rows": [a_row(), a_row()]}, "one more than once, wanted different names"),
-        ({"rows": [a_row(), a_row(name="+ One")]}, "one more than once, wanted different folders"),
-        ({"rows": [a_row(name="+")]}, "wanted letters or digits"),
-        ({"rows": [a_row(same_weights_as="two")]}, "same_weights_as: got two, wanted one of"),
+        ({"rows": [a_row(), a_row()]}, "one more than once, expected different names"),
+        ({"rows": [a_row(), a_row(name="+ One")]}, "one more than once, expected different folders"),
+        ({"rows": [a_row(name="+")]}, "expected letters or digits"),
+        ({"rows": [a_row(same_weights_as="two")]}, "same_weights_as: got two, expected one of"),
         ({"rows": [a_row(), a_row(name="b", same_weights_as="one", options=["a=1"])]}, "with options"),
         ({"rows": [a_row(checkpoint="x", stages=["stage1"])]}, "got checkpoint with stages"),
-        ({"rows": [a_row(paper={"J&F": 1.0, "mIoU": 2.0})]}, "rows[0].paper: got mIoU, wanted names of J&F, J, F"),
-        ({"rows": [a_row(paper={"J": "high"})]}, "rows[0].paper.J: got 'high' (str), wanted float"),
-        ({"command": "refine"}, "dataset: got generic, wanted one of vspw-train, vspw-val, vspw-test"),
-        ({"command": "refine", "dataset": "vspw-val"}, "protocol: got davis2017, wanted one of vspw, vipseg"),
+        ({"rows": [a_row(paper={"J&F": 1.0, "mIoU": 2.0})]}, "rows[0].paper: got mIoU, expected some of J&F, J, F"),
+        ({"rows": [a_row(paper={"J": "high"})]}, "rows[0].paper.J: got 'high' (str), expected float"),
+        ({"command": "refine"}, "dataset: got generic, expected one of vspw-train, vspw-val, vspw-test"),
+        ({"command": "refine", "dataset": "vspw-val"}, "protocol: got davis2017, expected one of vspw, vipseg"),
         (
             {"command": "refine", "dataset": "vspw-val", "protocol": "vspw", "rows": [a_row()]},
-            "got F, J, J&F, wanted names of mIoU, wIoU, mBIoU, mVC8, mVC16",
+            "got F, J, J&F, expected some of mIoU, wIoU, mBIoU, mVC8, mVC16",
         ),
         (
             {"command": "refine", "dataset": "vspw-val", "protocol": "vspw", "submission": "zip", "rows": [A_ROW]},
-            "submission: got zip for refine, wanted none",
+            "submission: got zip for refine, expected none",
         ),
         (
             {"rows": [a_row(starts_from="two"), a_row(name="two")]},
-            "starts_from: got two, wanted one of the rows before",
+            "starts_from: got two, expected one of the rows before",
         ),
         ({"rows": [a_row(), a_row(name="two", starts_from="one", weights="none")]}, "got starts_from with weights"),
         ({"rows": [a_row(), a_row(name="two", starts_from="one", same_weights_as="one")]}, "with starts_from"),
-        ({"rows": [a_row(paper={"J&F": 101.0, "J": 2.0, "F": 3.0})]}, "wanted 0 to 100"),
-        ({"rows": [a_row(options=["steps"])]}, "got 'steps', wanted key=value"),
-        ({"dataset": "nothing"}, "dataset: got nothing, wanted one of"),
-        ({"protocol": "nothing"}, "protocol: got nothing, wanted one of"),
+        ({"rows": [a_row(paper={"J&F": 101.0, "J": 2.0, "F": 3.0})]}, "expected 0 to 100"),
+        ({"rows": [a_row(options=["steps"])]}, "got 'steps', expected key=value"),
+        ({"dataset": "nothing"}, "dataset: got nothing, expected one of"),
+        ({"protocol": "nothing"}, "protocol: got nothing, expected one of"),
         ({"submission": "zip"}, "got zip for generic, which no server takes"),
-        ({"submission": "container"}, "wanted that for visor-test only"),
+        ({"submission": "container"}, "got container for generic, expected visor-test"),
         ({"submission": "fax"}, "submission: got 'fax'"),
     ],
 )
@@ -129,10 +129,10 @@ def test_a_wrong_file_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        ([], "--data-root: wanted"),
-        (["--dry-run", "--rows", "none"], "no row 'none', wanted one of plain"),
-        (["--dry-run", "--checkpoint", "none=x"], "--checkpoint: got 'none=x', wanted ROW=PATH"),
-        (["--dry-run", "stray"], "stray: wanted an option"),
+        ([], "--data-root: got none"),
+        (["--dry-run", "--rows", "none"], "no row 'none', expected one of plain"),
+        (["--dry-run", "--checkpoint", "none=x"], "--checkpoint: got 'none=x', expected ROW=PATH"),
+        (["--dry-run", "stray"], "stray: expected an option"),
         (["--data-root", ".", "--launch", "no-such-program x"], "--launch: no program no-such-program"),
         (["--data-root", ".", "--workers", "-1"], "--workers: got -1"),
     ],
@@ -488,7 +488,7 @@ if argv[0] == "train":
 else:
     masks = Path(option["--output"])
     if not masks.is_dir():
-        shutil.copytree(Path(option["--data-root"]) / "Annotations", masks)
+        shutil.copytree(Path(option["--data-root"]) / "Annotations", masks / "Annotations")
 '''
 
 
@@ -532,6 +532,7 @@ def test_rows_are_trained_segmented_scored_and_tabled(toy: list[str], tmp_path: 
     assert "+20.00" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_same_command_again_finds_nothing_to_do(toy: list[str], tmp_path: Path) -> None:
     assert ablate(*toy) == 0
     before = times(tmp_path / "out")
@@ -541,9 +542,10 @@ def test_the_same_command_again_finds_nothing_to_do(toy: list[str], tmp_path: Pa
     assert times(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_other_masks_are_scored_anew(toy: list[str], tmp_path: Path) -> None:
     assert ablate(*toy) == 0
-    write_mask(tmp_path / "out" / "plain" / "masks" / "bear" / "00001.png", regions((1,)))
+    write_mask(tmp_path / "out" / "plain" / "masks" / "Annotations" / "bear" / "00001.png", regions((1,)))
     assert ablate(*toy) == 0
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     assert table["rows"][0]["ours"]["J"] < 100.0 == table["rows"][1]["ours"]["J"]
@@ -566,6 +568,7 @@ def test_chosen_rows_leave_the_others_as_they_are(toy: list[str], tmp_path: Path
     assert [row["status"] for row in table["rows"]] == ["not done", "scored", "scored"]
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_fails_alone(toy: list[str], tmp_path: Path, capsys: Said) -> None:
     (tmp_path / "broken").touch()
     rows = [
@@ -588,9 +591,10 @@ def test_a_row_that_fails_fails_alone(toy: list[str], tmp_path: Path, capsys: Sa
     assert ablate(*toy) == 0
 
 
+@pytest.mark.slow
 def test_masks_that_cannot_be_scored_fail_their_row(toy: list[str], tmp_path: Path) -> None:
     assert ablate(*toy) == 0
-    (tmp_path / "out" / "plain" / "masks" / "bear" / "00001.png").unlink()
+    (tmp_path / "out" / "plain" / "masks" / "Annotations" / "bear" / "00001.png").unlink()
     assert ablate(*toy) == 2
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     assert "bear/00001: the prediction is missing" in table["rows"][0]["error"]
@@ -701,6 +705,7 @@ class FakeRun:
     def finish(self) -> None: ...
 
 
+@pytest.mark.slow
 def test_curves_and_scores_are_logged_once(toy: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     run = FakeRun()
@@ -712,7 +717,7 @@ def test_curves_and_scores_are_logged_once(toy: list[str], tmp_path: Path, monke
     assert run.logged == [{"tiny_rendered/step": 1, "tiny_rendered/loss/total": 2.0}]  # a torn line is left out
     assert run.summary["J&F"] == 100.0 and run.summary["difference/J&F"] == 20.0
     # other masks: the same run again, without its curves
-    write_mask(tmp_path / "out" / "plain" / "masks" / "bear" / "00001.png", regions((1,)))
+    write_mask(tmp_path / "out" / "plain" / "masks" / "Annotations" / "bear" / "00001.png", regions((1,)))
     assert ablate(*argv) == 0
     assert len(run.began) == 3 and run.began[2]["id"] == run.began[0]["id"]
     assert len(run.logged) == 1
@@ -773,7 +778,7 @@ def test_a_tiny_table_of_sam2_from_end_to_end(tmp_path: Path) -> None:
         "stage": "first", "model": "sam2.1-hiera-tiny", "start": "none", "steps": 2, "batch": 1, "precision": "fp32",
         "data": [{"name": "rendered", "clips": 2, "scene": ["max_objects=2", "min_size=0.2"]}],
         "clips": {"length": 3, "crop": 64, "max_objects": 2, "max_skip": [[0.0, 2]]},
-        "save_every": 2, "log_every": 1, "pictures_every": 0,
+        "save_every": 2, "log_every": 1, "images_every": 0,
     }  # fmt: skip
     bicubic = ["model.image_encoder.neck.fpn_interp_model=bicubic"]
     (tmp_path / "first.yaml").write_text(yaml.safe_dump(stage))
@@ -846,7 +851,7 @@ def test_a_tiny_table_of_semantic_maps_from_end_to_end(tmp_path: Path, monkeypat
     before = times(tmp_path / "out")
     assert ablate(*argv) == 0
     assert times(tmp_path / "out") == before
-    (path,) = (tmp_path / "out" / "windows-of-3" / "masks" / "clip0").glob("*3.png")
+    (path,) = (tmp_path / "out" / "windows-of-3" / "masks" / "Annotations" / "clip0").glob("*3.png")
     Image.fromarray(np.full((48, 64), 7, np.uint8)).save(path)
     assert ablate(*argv) == 0
     after = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]

@@ -1,6 +1,7 @@
 """`cutie-geo bench`: the rows that it measures, and what it says about how."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +13,13 @@ from toy_videos import tiny_options
 from training import write_stage
 
 from cutie_geo.__main__ import main, run_one
-from cutie_geo.commands.bench import WARM_UP
-from cutie_geo.commands.flops import Tally
-from cutie_geo.commands.suite import ensemble, plain
+from cutie_geo.checkpoints.load import load_model
 from cutie_geo.config import model_config
-from cutie_geo.model.arithmetic import flop_counter
-from cutie_geo.model.load import load_model
+from cutie_geo.flops import flop_counter
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.runs.benchmark.frames import WARM_UP
+from cutie_geo.runs.benchmark.parts import Tally
+from cutie_geo.runs.benchmark.throughput import ensemble, plain
 
 Bench = Callable[..., int]
 Said = pytest.CaptureFixture[str]
@@ -39,7 +40,7 @@ def test_every_combination_is_measured_and_written_with_what_it_was_measured_on(
     assert bench(*arguments) == 0
 
     told = json.loads(file.read_text())
-    assert told["command"][:4] == ["cutie-geo bench", "mem_every=2", "--objects", "1"]
+    assert told["command"].startswith("cutie-geo bench mem_every=2 --objects 1 3 --frames 5 8 --size 48x64 --json ")
     assert set(told["machine"]) == {"device", "cpu", "system"}
     assert "torch" in told["versions"]
     assert told["options"]["mem_every"] == 2
@@ -54,6 +55,8 @@ def test_every_combination_is_measured_and_written_with_what_it_was_measured_on(
         assert row["held_bytes"] > 0
     assert told["rows"][3]["held_bytes"] > told["rows"][1]["held_bytes"]
     printed = capsys.readouterr().out.splitlines()
+    said = {line.split(": ")[0] for line in printed[:5]}
+    assert said == {"device", "cpu", "system", "versions", "command"}
     assert printed[-1] == f"results: {file}"
     assert sum(line.lstrip().startswith("float32") for line in printed) == 4
 
@@ -61,17 +64,17 @@ def test_every_combination_is_measured_and_written_with_what_it_was_measured_on(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--frames", 3], "--frames: got 3, wanted at least 4"),
+        (["--frames", 3], "--frames: got 3, expected at least 4"),
         (["--objects", 0], "--objects: got 0"),
-        (["--objects", 900, "--size", "32x32"], "--objects: got 900, of which 32x32 pixels show"),
-        (["--size", "480"], "--size: got '480', wanted HEIGHTxWIDTH"),
-        (["--size", "8x8"], "--size: got '8x8', wanted at least 32"),
+        (["--objects", 900, "--size", "32x32"], "--objects: got 900; 32x32 pixels fit"),
+        (["--size", "480"], "--size: got '480', expected HEIGHTxWIDTH"),
+        (["--size", "8x8"], "--size: got '8x8', expected at least 32"),
         (["--cpu-threads", 0], "--cpu-threads: got 0"),
-        (["mem_every"], "wanted name=value"),
+        (["mem_every"], "expected name=value"),
         (["use_longterm=true"], "unknown use_longterm"),
-        (["--flops", "--suite", "gpu"], "wanted one of them"),
+        (["--flops", "--suite", "gpu"], "--flops and --suite: expected only one of them"),
         (["--suite", "gpu", "--lookahead", 0, "--device", "cpu"], "--lookahead: got 0"),
-        (["--suite", "gpu", "--roof", 0, "--device", "cpu"], "--roof: got 0"),
+        (["--suite", "gpu", "--peak-tflops", 0, "--device", "cpu"], "--peak-tflops: got 0"),
     ],
 )
 def test_arguments_that_cannot_be_measured_are_refused_at_once(
@@ -101,6 +104,7 @@ def geo(tmp_path: Path) -> list[str]:
     return [*tiny_options(tmp_path), "--model", str(path)]
 
 
+@pytest.mark.slow
 def test_parts_are_counted_and_timed_beside_a_limit(geo: list[str], tmp_path: Path, capsys: Said):
     file = tmp_path / "flops.json"
     arguments = ["bench", "--flops", "mem_every=2", "--objects", "1", "3", "--size", "48x64", "--json", str(file)]
@@ -150,19 +154,6 @@ def test_without_geometry_only_vision_and_its_fusion_cost_anything():
 
 
 # -------------------------------------------------------------------------------------------------------------- suite
-def test_a_frame_and_its_mirror_are_measured_against_two_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "flip.json"
-    arguments = ["bench", "mem_every=2", "max_mem_frames=2", "--suite", "flip", "--frames", "4", "--objects", "2"]
-    arguments += ["--size", "64x96", "--lookahead", "1", "--device", "cpu", "--json", str(file)]
-    assert main(arguments) == 0
-    (row,) = json.loads(file.read_text())["rows"]
-    seconds = row["seconds"]
-    assert row["share"] == pytest.approx(seconds["both"] / (seconds["straight"] + seconds["mirrored"]))
-    assert "64x96" in capsys.readouterr().out
-
-
 @pytest.mark.slow
 def test_the_table_of_a_gpu_is_rehearsed_on_a_cpu(geo: list[str], tmp_path: Path, capsys: Said):
     file = tmp_path / "suite.json"
@@ -173,8 +164,8 @@ def test_the_table_of_a_gpu_is_rehearsed_on_a_cpu(geo: list[str], tmp_path: Path
     assert all(row["frames_per_second"] > 0 for row in rows)
     assert rows[1]["gflop"] > rows[0]["gflop"] > 0
     assert rows[2]["gflop"] > 6 * rows[0]["gflop"]  # six views, each of a larger frame
-    assert rows[0]["share_of_roof"] == pytest.approx(rows[0]["gflop"] * rows[0]["frames_per_second"] / 790e3)
-    assert "of roof" in capsys.readouterr().out
+    assert rows[0]["utilisation"] == pytest.approx(rows[0]["gflop"] * rows[0]["frames_per_second"] / 790e3)
+    assert "of peak" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -188,6 +179,38 @@ def test_views_of_an_ensemble_are_undone():
     for view in [*plain((48, 64)), *ensemble((48, 64), [1.0])]:
         torch.testing.assert_close(view.back(view.of(probs), (48, 64)), probs)
     assert [view.size((480, 854)) for view in ensemble((480, 854))][::2] == [(576, 1025), (624, 1110), (672, 1196)]
+
+
+def test_clicks_are_timed_with_a_head_of_random_weights(
+    bench: Bench, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cutie_geo.runs.benchmark.prompts.measure_prompts.__defaults__", (2,))
+    file = tmp_path / "clicks.json"
+    assert bench("--prompts", "--size", "48x64", "--json", file) == 0
+
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["size"] == [48, 64]
+    for name in ("encode", "first_click", "next_click", "with_encoding", "encode_cpu", "first_click_cpu"):
+        assert row[f"{name}_seconds"] > 0
+    assert row["with_encoding_seconds"] >= max(row["encode_seconds"], row["first_click_seconds"])
+    printed = capsys.readouterr().out.splitlines()
+    assert {line.split(": ")[0] for line in printed[:5]} == {"device", "cpu", "system", "versions", "command"}
+    assert printed[-2].split()[:2] == ["float32", "48x64"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_is_said_of_random_weights_which_are_as_fast_as_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, training: bool
+) -> None:
+    write_stage(tmp_path, start="published")
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("cutie_geo.runs.benchmark.training.measure_training", lambda *_: {})
+    monkeypatch.setattr("cutie_geo.runs.benchmark.training.row_text", lambda *_: "")
+    monkeypatch.setattr("cutie_geo.runs.benchmark.frames.measure_frames", lambda *_: {})
+    monkeypatch.setattr("cutie_geo.runs.benchmark.frames.row_text", lambda *_: "")
+    which = ["--training", str(tmp_path / "toy.yaml")] if training else ["--model", str(tmp_path / "tiny.yaml")]
+    assert run_one("bench", [*which, "--device", "cpu"]) == 0
+    assert "random weights" not in caplog.text
 
 
 @pytest.mark.slow

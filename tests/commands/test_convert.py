@@ -7,7 +7,7 @@ import pytest
 from published import burst_content, jpeg, ovis_content, square, visor_frame, write_visor
 
 from cutie_geo.__main__ import main
-from cutie_geo.commands.convert import parse_size
+from cutie_geo.data.convert.run import parse_size
 
 A = [square(10, 10, 300)]
 
@@ -54,15 +54,18 @@ def test_ovis_and_burst_are_converted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        (["visor", "--split", "val", "--images", "copy"], "--images: wanted with ovis or burst"),
-        (["visor", "--split", "val", "--all-frames"], "--all-frames: wanted with burst only"),
-        (["visor", "--split", "val", "--size", "854"], "--size: got '854', wanted WIDTHxHEIGHT"),
+        (
+            ["visor", "--split", "val", "--images", "copy"],
+            "--images: got visor, whose frames are resized; expected ovis or burst",
+        ),
+        (["visor", "--split", "val", "--all-frames"], "--all-frames: got visor, expected burst"),
+        (["visor", "--split", "val", "--size", "854"], "--size: got '854', expected WIDTHxHEIGHT"),
         (["visor", "--split", "val", "--size", "1x1"], "size: got"),
         (["visor", "--split", "valid"], "split: got 'valid'"),
         (["visor", "--split", "val", "--workers", "0"], "workers: got 0"),
-        (["ovis", "--split", "train", "--size", "854x480"], "--size: wanted with visor only, got ovis"),
-        (["ovis", "--split", "train", "--all-frames"], "--all-frames: wanted with burst only, got ovis"),
-        (["burst", "--split", "train", "--official-quirks"], "--official-quirks: wanted with visor only, got burst"),
+        (["ovis", "--split", "train", "--size", "854x480"], "--size: got ovis, expected visor"),
+        (["ovis", "--split", "train", "--all-frames"], "--all-frames: got ovis, expected burst"),
+        (["burst", "--split", "train", "--official-quirks"], "--official-quirks: got burst, expected visor"),
         (["burst", "--split", "valid"], "split: got 'valid'"),
     ],
 )
@@ -82,9 +85,9 @@ def test_annotations_and_folders_that_lack_end_in_one_line(tmp_path: Path, capsy
     assert main(["convert", "visor", "--split", "val", "--annotations", str(tmp_path / "none"), *frames]) == 2
     assert main(["convert", "visor", "--split", "val", "--annotations", str(tmp_path), *frames]) == 2
     first, second, third = capsys.readouterr().err.splitlines()
-    assert first == "error: visor val: wanted --annotations with it"
+    assert first == "error: visor val: got no annotations, expected --annotations"
     assert second == f"error: {tmp_path / 'none'}: no such file or folder"
-    assert third.startswith(f"error: {tmp_path}: no annotations, wanted files <video>.json")
+    assert third.startswith(f"error: {tmp_path}: no annotations, expected files <video>.json")
 
 
 def test_sizes_are_width_by_height() -> None:

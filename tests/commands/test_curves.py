@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cutie_geo.__main__ import main
-from cutie_geo.commands.curves import points
+from cutie_geo.runs.curves import points
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_a_picture_has_a_line_for_each_run(runs: Path) -> None:
     ("arguments", "message"),
     [
         (["nowhere", "--output", "x.png"], "nowhere/log.jsonl: no such log"),
-        (["a", "--values", "colour", "--output", "x.png"], "no run logged colour, wanted one of loss/total, step"),
-        (["a", "--output", "x.jpg"], "--output: got x.jpg, wanted a name with .png or .svg"),
+        (["a", "--values", "colour", "--output", "x.png"], "no run logged colour, expected one of loss/total, step"),
+        (["a", "--output", "x.jpg"], "--output: got x.jpg, expected a name with .png or .svg"),
         (["a", "--smooth", "0", "--output", "x.png"], "--smooth: got 0"),
     ],
 )

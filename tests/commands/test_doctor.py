@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cutie_geo.commands import doctor
+from cutie_geo.checkpoints import catalogue as weights
+from cutie_geo.checkpoints.load import needed_files
+from cutie_geo.commands import doctor as command
 from cutie_geo.config import preset_names
-from cutie_geo.model import weights
-from cutie_geo.model.load import needed_files
+from cutie_geo.runs import doctor
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +25,8 @@ def _empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def run(*argv: str) -> int:
     parser = argparse.ArgumentParser()
-    doctor.add_arguments(parser)
-    return doctor.run(parser.parse_args(argv))
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(argv))
 
 
 def without(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
@@ -146,14 +147,15 @@ def test_versions_are_compared_as_numbers(older: str, newer: str):
 
 
 @pytest.mark.parametrize(
-    "missing", ["torch", "av", "cutie_geo.data.example", "cutie_geo.model.weights", "cutie_geo.model.load"]
+    "missing",
+    ["torch", "av", "cutie_geo.data.example", "cutie_geo.checkpoints.catalogue", "cutie_geo.checkpoints.load"],
 )
 def test_the_doctor_speaks_where_a_package_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
 ):
     without(monkeypatch, missing)
     assert run() == 1
-    assert f"{missing} can't be imported: No module named" in capsys.readouterr().out
+    assert f"{missing} cannot be imported: No module named" in capsys.readouterr().out
 
 
 def test_the_doctor_of_data_speaks_where_a_package_is_missing(
@@ -161,7 +163,7 @@ def test_the_doctor_of_data_speaks_where_a_package_is_missing(
 ):
     without(monkeypatch, "cutie_geo.data.check")
     assert run("--data", "--data-root", str(tmp_path)) == 1
-    assert "can't be imported" in capsys.readouterr().out
+    assert "cannot be imported" in capsys.readouterr().out
 
 
 def test_a_missing_encoder_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -191,7 +193,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_apart_from_none(monkeypatch: pytest
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     assert "no GPU found" in doctor.check_device().advice[0]
     monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert "can't use this machine's NVIDIA GPU" in doctor.check_device().advice[0]
+    assert "cannot use this machine's NVIDIA GPU" in doctor.check_device().advice[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -246,7 +248,7 @@ def test_a_fault_beside_a_sound_dataset_is_still_told(capsys: pytest.CaptureFixt
     (tmp_path / "valid/Annotations/c/00000.png").write_bytes(b"")
     assert run("--data", "--data-root", str(tmp_path)) == 1
     out = capsys.readouterr().out
-    assert "c/00000.png: can't be read as a mask" in out
+    assert "c/00000.png: cannot be read as a mask" in out
     assert "generic" in out
 
 
@@ -260,7 +262,7 @@ def test_a_truncated_frame_is_found_by_decoding_every_file(
     argv = ["--data", "--data-root", str(tmp_path), "--dataset", "generic", *(["--deep"] if deep else [])]
     assert run(*argv) == int(deep)
     out, err = capsys.readouterr()
-    assert ("00002.jpg: can't be read as an image" in out) == deep
+    assert ("00002.jpg: cannot be read as an image" in out) == deep
     assert ("--deep decodes every one" in out) != deep
     assert ("files: 4/4 files" in err) == deep
 
@@ -282,12 +284,12 @@ def test_an_unknown_layout_is_broken_and_says_why(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--data"], "--data: no root given"),
-        (["--data-root", "x"], "wanted together with --data"),
-        (["--deep"], "wanted together with --data"),
+        (["--data"], "--data: got no root"),
+        (["--data-root", "x"], "expected --data with them"),
+        (["--deep"], "expected --data with them"),
         (["--data", "--data-root", "nothere"], "nothere: no such folder"),
         (["--data", "--data-root", ".", "--dataset", "nope"], "nope: no such dataset"),
-        (["--data", "--data-root", ".", "--json", "no/such/place.json"], "place.json: can't be written"),
+        (["--data", "--data-root", ".", "--json", "no/such/place.json"], "place.json: cannot be written"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(

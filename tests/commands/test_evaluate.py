@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
+import cutie_geo
 from cutie_geo.__main__ import main
 from cutie_geo.data.masks import write_labels
 from cutie_geo.evaluation.report import MAIN
@@ -53,6 +55,77 @@ def test_a_table_and_a_file_say_the_same(roots: list[str], tmp_path: Path, capsy
     assert printed[-1] == f"results: {file}"
 
 
+def write_sequence(folder: Path, values: list[int], suffix: str = "png", name: str = "{:05d}") -> None:
+    """A square of one value on each frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for t, value in enumerate(values):
+        labels = np.zeros((48, 64), np.uint8)
+        labels[8:24, 8:24] = value
+        Image.fromarray(labels).save(folder / f"{name.format(t)}.{suffix}", format="PNG")
+
+
+@pytest.mark.parametrize("upper", ["truth", "masks"])
+def test_masks_count_whatever_the_case_of_their_suffix(tmp_path: Path, upper: str, capsys: Said) -> None:
+    write_sequence(tmp_path / "truth" / "s", [1] * 8)
+    write_sequence(tmp_path / "masks" / "s", [1] * 4 + [0] * 4)
+    for t in range(4, 8):
+        path = tmp_path / upper / "s" / f"{t:05d}.png"
+        path.rename(path.with_suffix(".PNG"))
+    assert evaluate("--gt", tmp_path / "truth", "--pred", tmp_path / "masks", "--json", tmp_path / "r.json") == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["counts"]["frames"] == 6
+    assert report["J"] == pytest.approx(50)
+
+
+def test_unpadded_frames_are_scored_in_natural_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: Said
+) -> None:
+    for kind in ("truth", "masks"):
+        write_sequence(tmp_path / kind / "s", [1] * 12, name="{:d}")
+    assert evaluate("--gt", tmp_path / "truth", "--pred", tmp_path / "masks", "--json", tmp_path / "r.json") == 0
+    scored = json.loads((tmp_path / "r.json").read_text())["sequences"]["s"]["objects"]["1"]["frames"]
+    assert scored == [str(t) for t in range(1, 11)], "all but the first and the last"
+    assert "in the order of their numbers, 2 before 10" in caplog.text
+
+
+def test_true_masks_in_white_point_at_the_protocol_that_scores_them(tmp_path: Path, capsys: Said) -> None:
+    write_sequence(tmp_path / "truth" / "s", [255] * 4)
+    write_sequence(tmp_path / "masks" / "s", [1] * 4)
+    roots = ["--gt", str(tmp_path / "truth"), "--pred", str(tmp_path / "masks")]
+    assert evaluate(*roots) == 2
+    assert "the true masks hold 0 and 255 only, which --protocol davis2016 scores" in capsys.readouterr().err
+    assert evaluate(*roots, "--protocol", "davis2016") == 0
+    write_sequence(tmp_path / "masks" / "s", [0] * 4)
+    assert evaluate(*roots) == 2
+    assert "which --protocol davis2016 scores" in capsys.readouterr().err
+
+
+def test_an_empty_list_of_unseen_sequences_means_none(tmp_path: Path, capsys: Said) -> None:
+    for kind in ("VISOR/Annotations/480p", "masks"):
+        write_sequence(tmp_path / kind / "s", [1] * 4)
+    unseen = tmp_path / "VISOR/ImageSets/2022/val_unseen.txt"
+    unseen.parent.mkdir(parents=True)
+    unseen.write_bytes(b"")
+    roots = ["--gt", str(tmp_path / "VISOR/Annotations/480p"), "--pred", str(tmp_path / "masks")]
+    assert evaluate(*roots, "--protocol", "visor") == 0
+    assert "100.0" in capsys.readouterr().out
+    assert evaluate(*roots, "--sequences", unseen) == 2
+    assert "val_unseen.txt: the list is empty" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_table_survives_a_console_that_lacks_its_letters(tmp_path: Path) -> None:
+    for kind in ("truth", "masks"):
+        write_sequence(tmp_path / kind / "視頻", [1] * 4)
+    command = [sys.executable, "-m", "cutie_geo", "evaluate", "--gt", "truth", "--pred", "masks", "--workers", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(Path(cutie_geo.__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert rb"\u8996\u983b" in done.stdout
+    assert b"overall" in done.stdout
+
+
+@pytest.mark.slow
 def test_processes_write_the_same_bytes(roots: list[str], tmp_path: Path) -> None:
     for workers in (1, 2):
         assert evaluate(*roots, "--workers", workers, "--json", tmp_path / f"{workers}.json") == 0
@@ -66,7 +139,7 @@ def test_a_list_chooses_the_sequences(roots: list[str], tmp_path: Path, capsys: 
     assert "1 sequences, 1 objects, 2 frames" in capsys.readouterr().out
     names.write_text("fine\nlost\n")
     assert evaluate(*roots, "--sequences", names) == 2
-    assert "no true masks of lost" in capsys.readouterr().err
+    assert "has no ground truth for lost" in capsys.readouterr().err
 
 
 def test_lenient_scores_are_marked_on_the_screen_and_in_the_file(
@@ -99,7 +172,7 @@ def test_two_reports_are_compared(roots: list[str], tmp_path: Path, capsys: Said
 
 def test_pictures_are_written_where_asked_for(roots: list[str], tmp_path: Path, capsys: Said) -> None:
     assert evaluate(*roots, "--plots", tmp_path / "plots") == 0
-    assert f"pictures: {tmp_path / 'plots'}" in capsys.readouterr().out
+    assert f"figures: {tmp_path / 'plots'}" in capsys.readouterr().out
     found = {str(path.relative_to(tmp_path / "plots")) for path in (tmp_path / "plots").rglob("*.png")}
     assert {"sequences.png", "fine/j_over_time.png", "fine/best.png", "shifted/worst.png"} <= found
 
@@ -107,13 +180,13 @@ def test_pictures_are_written_where_asked_for(roots: list[str], tmp_path: Path, 
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        ([], "--gt: wanted a folder of masks"),
+        ([], "--gt: expected a folder of masks"),
         (["--gt", "nowhere", "--pred", "nowhere"], "--gt nowhere: no such folder"),
-        (["--protocol", "davis"], "--protocol: got davis, wanted one of davis2016"),
-        (["--all-frames"], "wanted vos-benchmark"),
-        (["--meta", "m.json"], "--meta: got protocol davis2017, wanted one of youtubevos, mosev2, lvos"),
+        (["--protocol", "davis"], "--protocol: got davis, expected one of davis2016"),
+        (["--all-frames"], "expected vos-benchmark"),
+        (["--meta", "m.json"], "--meta: got protocol davis2017, expected one of youtubevos, mosev2, lvos"),
         (["--workers", "0"], "--workers: got 0"),
-        (["--compare", "a.json", "b.json"], "--compare: wanted without --gt"),
+        (["--compare", "a.json", "b.json"], "--compare: expected no --gt"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_line(

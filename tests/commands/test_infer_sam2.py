@@ -9,9 +9,9 @@ from toy_videos import contents, read_ids, regions, summary, write_film, write_f
 
 from cutie_geo.__main__ import run_one
 from cutie_geo.data.masks import read_probs
-from cutie_geo.inference.methods import method_for
-from cutie_geo.inference.sam2_tracker import Sam2Tracker
-from cutie_geo.inference.segment import Method
+from cutie_geo.inference.factory import method_for
+from cutie_geo.inference.segmenter import Method
+from cutie_geo.sam2.tracker import Sam2Tracker
 
 Said = pytest.CaptureFixture[str]
 SMALL = ("model.image_size=128",)
@@ -37,11 +37,11 @@ def infer(folder: Path, output: str, *argv: object) -> int:
 def test_sam2_is_a_model_like_any_other(tmp_path: Path, capsys: Said) -> None:
     sam2 = ("--model", "sam2.1-hiera-tiny", "--weights", "none")
     assert infer(tmp_path, "out", *sam2, "--overlay", "--save-probs") == 0
-    assert list(contents(tmp_path / "out" / "bear")) == [f"0000{t}.png" for t in range(4)]
-    assert read_ids(tmp_path / "out" / "bear" / "00000.png").shape == (64, 96)
+    assert list(contents(tmp_path / "out" / "Annotations" / "bear")) == [f"0000{t}.png" for t in range(4)]
+    assert read_ids(tmp_path / "out" / "Annotations" / "bear" / "00000.png").shape == (64, 96)
     told = summary(tmp_path / "out")
     assert told["videos"]["bear"]["objects"] == [3, 8]
-    assert told["settings"]["size"] == -1  # SAM 2 stretches the file's own frames
+    assert told["settings"]["tracker"]["max_internal_size"] == -1  # SAM 2 stretches the file's own frames
     assert told["settings"]["model"] == {"name": "sam2.1-hiera-tiny", "overrides": list(SMALL)}
     capsys.readouterr()
     assert infer(tmp_path, "out", *sam2) == 0
@@ -62,8 +62,19 @@ def test_sam2_is_told_how_many_frames_a_folder_has(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("cutie_geo.inference.one_video.method_for", watched)
     assert infer(tmp_path, "out", "--model", "sam2.1-hiera-tiny", "--weights", "none") == 0
-    film = ("--video", write_film(tmp_path / "film.mp4"), "--mask", tmp_path / "masks" / "00000.png")
-    assert infer(tmp_path, "film", "--model", "sam2.1-hiera-tiny", "--weights", "none", *film) == 0
+    film = ["infer", "--video", write_film(tmp_path / "film.mp4"), "--mask", tmp_path / "masks" / "00000.png"]
+    film += [
+        "--model",
+        "sam2.1-hiera-tiny",
+        "--weights",
+        "none",
+        "--output",
+        tmp_path / "film",
+        "--precision",
+        "fp32",
+        *SMALL,
+    ]
+    assert run_one(film[0], [*map(str, film[1:])]) == 0
     assert told == [4, None]
 
 
@@ -80,11 +91,12 @@ def test_a_benchmark_of_several_objects_that_come_later_is_run(tmp_path: Path) -
     assert told["two"]["presence"]["3"][0] is None
 
 
+@pytest.mark.slow
 def test_sam2_and_our_model_are_summed(tmp_path: Path) -> None:
     """Each as it would be alone: ours at its own size, SAM 2 on the file's frames."""
     assert infer(tmp_path, "ours", "--weights", "none", "--save-probs") == 0
     assert infer(tmp_path, "theirs", "--model", "sam2.1-hiera-tiny", "--weights", "none", "--save-probs") == 0
-    both = ("--models", "cutie-geo-tiny", "sam2.1-hiera-tiny", "--model-weights", 3, 1)
+    both = ("--models", "cutie-geo-tiny", "sam2.1-hiera-tiny", "--coefficients", 3, 1)
     assert infer(tmp_path, "both", *both, "--save-probs", "--weights", "none") == 0
     for t in range(4):
         probs = [
@@ -98,7 +110,7 @@ def test_sam2_and_our_model_are_summed(tmp_path: Path) -> None:
     [
         (("--model", "sam2.1-hiera-tiny", "--flip"), "--ms, --flip: SAM 2 stretches each frame"),
         (("--model", "sam2.1-hiera-tiny", "--save-depth"), "sam2.1-hiera-tiny has no geometry encoder"),
-        (("--model", "sam2.1-hiera-tiny", "--compile"), "--compile: wanted models of Cutie's kind"),
+        (("--model", "sam2.1-hiera-tiny", "--compile"), "compile: this model has no parts that torch can compile"),
         (("--model", "sam2.1-hiera-tiny", "model.nonsense=3"), "sam2.1-hiera-tiny: overrides"),
         (("--model", "sam2.1-hiera-tiny", "nonsense=3"), "unknown nonsense"),
     ],

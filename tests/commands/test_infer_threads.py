@@ -9,8 +9,9 @@ import torch
 from toy_videos import read_ids, tiny_options, write_frames, write_mask
 
 from cutie_geo.__main__ import run_one
-from cutie_geo.commands import infer, models
+from cutie_geo.inference import run as inference_run
 from cutie_geo.inference.options import RunOptions
+from cutie_geo.runs import threads
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +27,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """infer.py on a small video, with the number of threads that it has its frames encoded by."""
     video, mask = write_frames(tmp_path / "bear", 6), write_mask(tmp_path / "first.png")
     seen: list[RunOptions] = []
-    run_videos = infer.run_videos
+    run_videos = inference_run.run_videos
 
-    def watched(models, records, results, options, *rest):
-        seen.append(options)
-        return run_videos(models, records, results, options, *rest)
+    def watched(run, records, process):
+        seen.append(run.options)
+        return run_videos(run, records, process)
 
-    monkeypatch.setattr(infer, "run_videos", watched)
+    monkeypatch.setattr("cutie_geo.runs.infer.run_videos", watched)
 
     def call(output: str, *argv: object) -> int:
         words = ["--video", video, "--mask", mask, "--output", tmp_path / output, *tiny_options(tmp_path)]
@@ -56,26 +57,27 @@ def test_a_small_network_on_a_cpu_has_half_of_the_threads_encode_ahead_and_its_m
             assert np.mean(read_ids(path) != read_ids(wanted)) < 0.01  # rounding
 
 
+@pytest.mark.slow
 def test_others_encode_in_turn(run, monkeypatch: pytest.MonkeyPatch):
     assert run("ensemble", "--flip") == 0
     assert run("one_thread", "--cpu-threads", 1) == 0
-    monkeypatch.setattr(models, "SMALL", 1000)
+    monkeypatch.setattr(threads, "SMALL", 1000)
     assert run("large") == 0
 
 
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--encode-threads", -1], "--encode-threads: got -1, wanted 0 to 3 of 4 threads"),
-        (["--encode-threads", 4], "--encode-threads: got 4, wanted 0 to 3 of 4 threads"),
-        (["--encode-threads", 2, "--flip", "--ms-workers", 2], "got 2 with --ms-workers, wanted one of them"),
-        (["--encode-threads", 2, "--compile"], "got 2 with --compile, wanted one of them"),
+        (["--encode-threads", -1], "--encode-threads: got -1, expected 0 to 3 of 4 threads"),
+        (["--encode-threads", 4], "--encode-threads: got 4, expected 0 to 3 of 4 threads"),
+        (["--encode-threads", 2, "--flip", "--ms-workers", 2], "got 2 with --ms-workers, expected one of them"),
+        (["--encode-threads", 2, "--compile"], "got 2 with --compile, expected one of them"),
     ],
 )
 def test_threads_that_are_not_there_are_refused_before_a_model_is_loaded(
     argv: list[object], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("cutie_geo.runs.infer.load_any", lambda *_, **__: pytest.fail("loaded"))
     video, mask = write_frames(tmp_path / "bear", 2), write_mask(tmp_path / "first.png")
     words = ["--video", video, "--mask", mask, "--output", tmp_path / "out", *tiny_options(tmp_path)]
     words += ["--cpu-threads", 4, *argv]

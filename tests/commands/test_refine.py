@@ -1,4 +1,4 @@
-"""`cutie-geo refine` on a tiny random SAM 2: what it writes, goes on with, and refuses."""
+"""`cutie-geo refine` on a tiny random SAM 2: results, resuming and errors."""
 
 import json
 import shutil
@@ -14,21 +14,21 @@ from toy_videos import contents, read_ids, summary, torn_files
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from cutie_geo.__main__ import run_one
-from cutie_geo.commands.masklets import find_jobs
 from cutie_geo.data.example import example_frames, example_masks
-from cutie_geo.data.semantic import write_semantic
 from cutie_geo.data.video import FrameFolder, to_tensor
-from cutie_geo.model.segformer import load_segformer
+from cutie_geo.vss.run import find_jobs
+from cutie_geo.vss.segformer import load_segformer
+from cutie_geo.vss.semantic_maps import write_semantic
 
 Said = pytest.CaptureFixture[str]
 FRAMES = 5
 ODD = ("--grid", 4, "--predicted-iou", 0, "--stability", 0, "--window", 2)
-"""Random weights make odd masks: none is left out. Two windows and a half."""
+"""Keep all masks: random weights give arbitrary ones. Two and a half windows."""
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny SAM 2's, in a file."""
+    """Weights of a tiny SAM 2, in a file."""
     path = tmp_path_factory.mktemp("sam2") / "tiny.safetensors"
     save_file({name: value.contiguous() for name, value in tiny_sam2().network.state_dict().items()}, path)
     return path
@@ -49,12 +49,13 @@ def copy_clip(frames: Path, maps: Path, count: int = FRAMES) -> None:
 
 
 def refine(weights: Path, folder: Path, *argv: object, video: str = "videos/wall", odd: Sequence[object] = ODD) -> int:
-    """The command in this process, into `folder`/out."""
+    """Run the command in this process, into `folder`/out."""
     what = ["--video", folder / video, "--semantic", folder / "base", "--output", folder / "out"]
     model = ["--model", "sam2.1-hiera-tiny", "--weights", weights, "--device", "cpu", "--precision", "fp32", *TINY]
     return run_one("refine", [str(word) for word in [*what, *odd, *argv, "--cpu-threads", 1, *model]])
 
 
+@pytest.mark.slow
 def test_a_clip_is_refined_once_and_only_with_the_same_settings(weights: Path, wall: Path, capsys: Said) -> None:
     assert refine(weights, wall) == 0
     told = summary(wall / "out")
@@ -65,10 +66,10 @@ def test_a_clip_is_refined_once_and_only_with_the_same_settings(weights: Path, w
     said = capsys.readouterr().out
     assert "frames/s" in said
     assert "MiB at most" in said
-    first = contents(wall / "out" / "wall")
+    first = contents(wall / "out" / "Annotations" / "wall")
     assert list(first) == [f"0000{t}.png" for t in range(FRAMES)]
     base = [read_ids(wall / "base" / "wall" / name) for name in first]
-    assert any((read_ids(wall / "out" / "wall" / name) != own).any() for name, own in zip(first, base))
+    assert any((read_ids(wall / "out" / "Annotations" / "wall" / name) != own).any() for name, own in zip(first, base))
 
     assert refine(weights, wall) == 0
     assert "0 refined; 1 already complete" in capsys.readouterr().out
@@ -78,35 +79,36 @@ def test_a_clip_is_refined_once_and_only_with_the_same_settings(weights: Path, w
     assert refine(weights, wall) == 2
     assert "wall was made with other masks" in capsys.readouterr().err
     assert refine(weights, wall, "--overwrite") == 0
-    again = contents(wall / "out" / "wall")
+    again = contents(wall / "out" / "Annotations" / "wall")
     assert again["00000.png"] == first["00000.png"]
-    assert (read_ids(wall / "out" / "wall" / "00004.png") == 9).all()
+    assert (read_ids(wall / "out" / "Annotations" / "wall" / "00004.png") == 9).all()
 
 
-def test_one_bad_clip_does_not_spoil_the_others_and_is_done_again(weights: Path, wall: Path, capsys: Said) -> None:
+@pytest.mark.slow
+def test_an_invalid_clip_fails_alone_and_is_processed_again(weights: Path, wall: Path, capsys: Said) -> None:
     copy_clip(wall / "videos" / "other", wall / "base" / "other", 3)
     small = wall / "base" / "other" / "00002.png"
     good = small.read_bytes()
     write_semantic(small, np.zeros((90, 320), np.uint8))
     assert refine(weights, wall, video="videos") == 2
     said = capsys.readouterr()
-    assert "00002.png: map is (H, W) = (90, 320), wanted (180, 320)" in said.err
+    assert "00002.png: map is (H, W) = (90, 320), expected (180, 320)" in said.err
     assert "1 refined; 1 of 2 FAILED" in said.out
     assert torn_files(wall / "out") == []
     assert json.loads((wall / "out" / ".cutie_geo" / "other.json").read_text())["error"]
-    wall_before = (wall / "out" / "wall" / "00000.png").stat().st_mtime_ns
+    wall_before = (wall / "out" / "Annotations" / "wall" / "00000.png").stat().st_mtime_ns
     small.write_bytes(good)
     assert refine(weights, wall, video="videos") == 0
     assert "1 refined; 1 already complete" in capsys.readouterr().out
-    assert len(contents(wall / "out" / "other")) == 3
-    assert (wall / "out" / "wall" / "00000.png").stat().st_mtime_ns == wall_before
+    assert len(contents(wall / "out" / "Annotations" / "other")) == 3
+    assert (wall / "out" / "Annotations" / "wall" / "00000.png").stat().st_mtime_ns == wall_before
 
 
-def test_cutie_may_follow_the_masks(weights: Path, wall: Path) -> None:
+def test_a_cutie_model_can_propagate_the_masks(weights: Path, wall: Path) -> None:
     assert refine(weights, wall, "--propagator", "cutie-geo-tiny", "--size", 64, "mem_every=2") == 0
     tracking = summary(wall / "out")["settings"]["tracking"]
     assert (tracking["size"], tracking["mem_every"]) == (64, 2)
-    assert len(contents(wall / "out" / "wall")) == FRAMES
+    assert len(contents(wall / "out" / "Annotations" / "wall")) == FRAMES
 
 
 def test_a_segformer_makes_the_base_predictions(weights: Path, wall: Path) -> None:
@@ -124,26 +126,28 @@ def test_a_segformer_makes_the_base_predictions(weights: Path, wall: Path) -> No
     words = [*base, *few, "--device", "cpu", "--precision", "fp32", "--cpu-threads", 1, *TINY]
     assert run_one("refine", [str(word) for word in words]) == 0
     for name, image in FrameFolder(wall / "videos" / "wall"):
-        np.testing.assert_array_equal(read_ids(wall / "out" / "wall" / f"{name}.png"), model(to_tensor(image)))
+        np.testing.assert_array_equal(
+            read_ids(wall / "out" / "Annotations" / "wall" / f"{name}.png"), model(to_tensor(image))
+        )
     assert "segformer" in summary(wall / "out")["settings"]
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("--window", 0), "window: got 0, wanted 1 frame or more"),
+        (("--window", 0), "window: got 0, expected 1 frame or more"),
         (("--grid", 0), "grid: got 0 points a side"),
         (("--predicted-iou", 1.5), "predicted IoU: got 1.5"),
         (("--chunk-size", 0), "--chunk-size: got 0"),
-        (("--segformer", "nowhere"), "--semantic and --segformer: wanted one of them"),
-        (("--size", 64), "--size: wanted a --propagator of Cutie's kind"),
-        (("mem_every=2",), "mem_every=2: wanted model.key=value"),
-        (("--propagator-weights", "none"), "--propagator-weights: wanted another --propagator"),
+        (("--segformer", "nowhere"), "--semantic and --segformer: expected one of them"),
+        (("--size", 64), "--size: expected a Cutie --propagator"),
+        (("mem_every=2",), "mem_every=2: expected model.key=value"),
+        (("--propagator-weights", "none"), "--propagator-weights: expected another --propagator"),
         (("--videos", "bear"), "no bear there"),
-        (("--model", "cutie-geo-tiny"), "--model: got cutie-geo-tiny, wanted one of sam2.1-hiera-tiny"),
+        (("--model", "cutie-geo-tiny"), "--model: got cutie-geo-tiny, expected one of sam2.1-hiera-tiny"),
     ],
 )
-def test_what_makes_no_sense_is_refused(wall: Path, capsys: Said, argv: tuple[object, ...], words: str) -> None:
+def test_invalid_options_are_refused(wall: Path, capsys: Said, argv: tuple[object, ...], words: str) -> None:
     plain = ["--video", wall / "videos/wall", "--semantic", wall / "base", "--output", wall / "out", *argv]
     assert run_one("refine", [str(word) for word in plain]) == 2
     assert words in capsys.readouterr().err
@@ -160,7 +164,10 @@ def test_frames_without_a_map_are_named_before_anything_is_written(weights: Path
 def test_base_predictions_are_not_overwritten(weights: Path, wall: Path, capsys: Said) -> None:
     before = contents(wall / "base")
     assert refine(weights, wall, "--output", wall / "base") == 2
-    assert "results would overwrite the input" in capsys.readouterr().err
+    assert "results would be inside the input" in capsys.readouterr().err
+    assert refine(weights, wall, "--output", wall / "videos" / "out", video="videos") == 2
+    assert "results would be inside the input" in capsys.readouterr().err
+    assert not (wall / "videos" / "out").exists()
     assert contents(wall / "base") == before
 
 

@@ -1,4 +1,4 @@
-"""`train --config configs/vss/...` and `cutie-geo segment` on rendered clips: from files to scores."""
+"""`train --config configs/vss/...` and `cutie-geo segment` on rendered clips, from files to scores."""
 
 import json
 import os
@@ -20,19 +20,21 @@ from toy_videos import contents, read_ids, summary
 from transformers import Dinov2Config, Dinov2Model, SegformerConfig, SegformerForSemanticSegmentation
 
 from cutie_geo.__main__ import run_one
-from cutie_geo.config import classifier_config, config_root, is_classifier
+from cutie_geo.config import config_root
 from cutie_geo.data.example import example_frames, example_masks
-from cutie_geo.data.index.labelled import CLASSES, VOID
 from cutie_geo.data.render import SceneConfig
-from cutie_geo.model.masklet_classifier import load_classifier
-from cutie_geo.training import masklets
+from cutie_geo.structures import VOID
 from cutie_geo.training.state import Checkpoints
+from cutie_geo.vss import classifier_training as masklets
+from cutie_geo.vss.classifier import load_classifier
+from cutie_geo.vss.config import classifier_config, is_classifier
+from cutie_geo.vss.index import CLASSES
 
 Said = pytest.CaptureFixture[str]
 NAME = "sam2.1-hiera-tiny"
 SCENE = SceneConfig(height=48, width=64, frames=3, min_objects=2, max_objects=2, min_size=0.25, max_occluders=0)
 ODD = ("--grid", 3, "--predicted-iou", 0, "--stability", 0, "--window", 2)
-"""Random weights make odd masks: none is left out."""
+"""Keep all masks: random weights give arbitrary ones."""
 HOW = ("--device", "cpu", "--cpu-threads", 1)
 RUN: dict[str, Any] = {
     "base": str(config_root() / "vss" / "tiny_cpu.yaml"),
@@ -52,7 +54,7 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of coloured classes as VSPW has its own, and a tiny SAM 2's weights."""
+    """Clips of coloured classes in VSPW's layout, and the weights of a tiny SAM 2."""
     root = tmp_path_factory.mktemp("data")
     write_vspw(root / "VSPW_480p", {"train.txt": range(6), "val.txt": range(6, 8)}, SCENE)
     tensors = {name: value.contiguous() for name, value in tiny_sam2().network.state_dict().items()}
@@ -61,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(root: Path, folder: Path, *argv: object, **changes: Any) -> list[str]:
-    """Those of `train`, whose runs go to `folder`/runs; all runs have their masklets in one place."""
+    """Return arguments of `train` with runs in `folder`/runs and masklets in one folder for all."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "toy.yaml").write_text(yaml.safe_dump(RUN | changes))
     what = ["--config", folder / "toy.yaml", "--data-root", root, "--weights", root / "tiny.safetensors"]
@@ -79,14 +81,14 @@ def run_folder(folder: Path, stage: str = "toy") -> Path:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training that ran through."""
+    """The folder of a finished training."""
     folder = tmp_path_factory.mktemp("trained")
     assert train(data, folder) == 0
     return folder
 
 
 def segment(data: Path, trained: Path, output: Path, *argv: object) -> int:
-    """The command, on the clips held out."""
+    """Run the command on the held-out clips."""
     what = ["--output", output, "--classifier", run_folder(trained) / "final", "--scope", "frame"]
     model = ["--model", NAME, "--weights", data / "tiny.safetensors", "--precision", "fp32", *HOW, *TINY]
     words = argv if "--video" in argv or "--dataset" in argv else ("--dataset", "vspw-val", "--data-root", data, *argv)
@@ -98,6 +100,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 
 
 # ----------------------------------------------------------------------------------------------------------- training
+@pytest.mark.slow
 def test_the_loss_falls_and_top1_rises_far_above_chance(trained: Path) -> None:
     lines = lines_of(trained)
     steps = [line for line in lines if "loss" in line]
@@ -133,7 +136,7 @@ def test_masklets_are_made_once_for_all_runs(data: Path, trained: Path, tmp_path
     }
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_weights(
+def test_an_interrupted_run_resumes_to_the_same_weights(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load_file(run_folder(trained) / "final" / "model.safetensors")
@@ -156,17 +159,17 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(
     assert lines_of(tmp_path) == lines_of(trained)
 
 
-def test_a_finished_run_is_left_alone_and_another_is_refused(data: Path, trained: Path, capsys: Said) -> None:
+def test_a_finished_run_is_kept_and_other_settings_are_refused(data: Path, trained: Path, capsys: Said) -> None:
     before = contents(run_folder(trained) / "final")
     assert train(data, trained) == 0
     assert "all steps are done" in capsys.readouterr().out
     assert train(data, trained, "batch=25") == 2
-    assert "got batch 24, wanted 25" in capsys.readouterr().err
+    assert "got batch 24, expected 25" in capsys.readouterr().err
     assert contents(run_folder(trained) / "final") == before
 
 
 @pytest.mark.slow
-def test_a_signal_while_masklets_are_made_loses_none_that_are_done(data: Path, tmp_path: Path) -> None:
+def test_a_signal_while_masklets_are_made_loses_no_complete_file(data: Path, tmp_path: Path) -> None:
     """As a program of its own, ended by Ctrl-C, with scalars for W&B kept on the disk."""
     pytest.importorskip("wandb")
     cache = tmp_path / "cache"
@@ -193,14 +196,14 @@ def test_a_signal_while_masklets_are_made_loses_none_that_are_done(data: Path, t
         (("--dry-run",), {}, "--dry-run: got"),
         (("--compile",), {}, "--compile: got"),
         ((), {"window": 0}, "window: got 0"),
-        ((), {"model": "cutie-base"}, "model: got cutie-base, wanted one of sam2.1-hiera-tiny"),
+        ((), {"model": "cutie-base"}, "model: got cutie-base, expected one of sam2.1-hiera-tiny"),
         ((), {"data": {"clips": "nowhere.txt"}}, "no list nowhere.txt of vspw"),
-        ((), {"encoder": "no/such/folder"}, "no/such/folder: can't be loaded as an image encoder"),
-        ((), {"level": 7}, "level: got 7, wanted one of SAM 2's 3 maps"),
+        ((), {"encoder": "no/such/folder"}, "no/such/folder: cannot be loaded as an image encoder"),
+        ((), {"level": 7}, "level: got 7, expected one of SAM 2's 3 maps"),
         ((), {"colour": 1}, "unknown colour"),
     ],
 )
-def test_trainings_that_cannot_work_are_refused(
+def test_invalid_trainings_are_refused(
     data: Path, tmp_path: Path, capsys: Said, argv: tuple[object, ...], changes: dict, words: str
 ) -> None:
     assert train(data, tmp_path, *argv, **changes) == 2
@@ -232,7 +235,7 @@ def test_clips_are_segmented_and_scored(data: Path, trained: Path, tmp_path: Pat
     assert "was made with other order" in capsys.readouterr().err
 
 
-def test_a_base_fills_only_what_no_mask_covers(data: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_base_fills_only_pixels_without_a_mask(data: Path, trained: Path, tmp_path: Path) -> None:
     """Maps of a folder, and those of a SegFormer, which are the same ones."""
     torch.manual_seed(0)
     sizes = {"depths": [1] * 4, "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 1, 2, 2]}
@@ -261,10 +264,11 @@ def test_the_bundled_clip_is_segmented(data: Path, trained: Path, tmp_path: Path
     base = tmp_path / "base"
     shutil.copytree(example_masks(), base)
     assert segment(data, trained, tmp_path / "out", "--video", tmp_path / "wall", "--base", base) == 0
-    assert len(contents(tmp_path / "out" / "wall")) == 3
+    assert len(contents(tmp_path / "out" / "Annotations" / "wall")) == 3
 
 
-def test_another_encoder_s_features_do_as_well(data: Path, tmp_path: Path, capsys: Said) -> None:
+@pytest.mark.slow
+def test_another_encoder_can_be_used(data: Path, tmp_path: Path, capsys: Said) -> None:
     """The paper's other experiment: the classifier names its encoder, and another is refused."""
     torch.manual_seed(0)
     narrow: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
@@ -277,23 +281,23 @@ def test_another_encoder_s_features_do_as_well(data: Path, tmp_path: Path, capsy
     capsys.readouterr()
     for name in (str(tmp_path / "two"), "sam2"):
         assert segment(data, tmp_path, tmp_path / "out", "--videos", "clip6", "--encoder", name) == 2
-        assert "wanted those that it has learnt from" in capsys.readouterr().err
+        assert "expected those that it was trained with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("--base", "a", "--segformer", "b"), "--base and --segformer: wanted one of them, or none"),
-        (("--video", "a", "--dataset", "vspw-val"), "--video and --dataset: wanted one of them"),
-        (("--dataset", "vspw-val"), "--dataset and --data-root: wanted both or none"),
+        (("--base", "a", "--segformer", "b"), "--base and --segformer: expected one of them, or none"),
+        (("--video", "a", "--dataset", "vspw-val"), "--video and --dataset: expected one of them"),
+        (("--dataset", "vspw-val"), "--dataset and --data-root: expected both or none"),
         (("--base", "nowhere"), "nowhere: no such folder"),
-        (("--classifier", "nowhere"), "nowhere: no such folder, wanted a classifier of masklets"),
+        (("--classifier", "nowhere"), "nowhere: no such folder, expected a masklet classifier"),
         (("--scope", "window", "--window", 0), "window: got 0"),
-        (("--weights", "none"), "wanted those that it has learnt"),
-        (("model.image_encoder.neck.fpn_interp_model=bicubic",), "wanted those that it has learnt"),
+        (("--weights", "none"), "expected those that it was trained with"),
+        (("model.image_encoder.neck.fpn_interp_model=bicubic",), "expected those that it was trained with"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_options_are_refused(
     data: Path, trained: Path, tmp_path: Path, capsys: Said, argv: tuple[object, ...], words: str
 ) -> None:
     assert segment(data, trained, tmp_path / "out", *argv) == 2
@@ -309,7 +313,7 @@ def test_classifiers_of_too_many_classes_are_refused(data: Path, trained: Path, 
         tensors[name] = torch.cat([tensors[name], tensors[name][:1]])
     save_file(tensors, tmp_path / "more.safetensors", metadata={"cutie_geo": json.dumps(told)})
     assert segment(data, trained, tmp_path / "out", "--classifier", tmp_path / "more.safetensors") == 2
-    assert "knows 125 classes, wanted at most 124" in capsys.readouterr().err
+    assert "has 125 classes, expected at most 124" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------ configurations
@@ -330,8 +334,8 @@ def test_configurations_are_what_their_files_say(name: str, check: Callable[[Any
 
 
 @pytest.mark.slow
-def test_processes_share_the_masklets_and_one_of_them_learns(data: Path, trained: Path, tmp_path: Path) -> None:
-    """What comes of two is what comes of one."""
+def test_processes_share_the_masklets_and_one_of_them_trains(data: Path, trained: Path, tmp_path: Path) -> None:
+    """Two processes give the same weights as one."""
     words = arguments(data, tmp_path, "--cache-features", tmp_path / "cache")
     status, said = finish(start(*LAUNCHER, TRAIN, *words))
     assert status == 0, said

@@ -16,8 +16,8 @@ from PIL import Image
 from toy_videos import contents, look, read_ids, regions, tiny_options, torn_files, write_frames, write_mask
 
 from cutie_geo.__main__ import main
-from cutie_geo.commands import submit
 from cutie_geo.data.submission.segments import fill_segments
+from cutie_geo.runs import submit
 
 Said = pytest.CaptureFixture[str]
 Submit = Callable[..., int]
@@ -86,6 +86,16 @@ def test_every_mask_of_visor_can_be_filled_back_from_the_zip(send: Submit, tmp_p
         assert (labels == read_ids(path)).all()
 
 
+def test_what_infer_wrote_is_taken_with_its_masks_and_by_them(send: Submit, tmp_path: Path, visor: Path):
+    results = write_results(tmp_path / "out" / "Annotations", visor)
+    (tmp_path / "out" / "run.json").write_text("{}")
+    (tmp_path / "out" / "scores.txt").write_text("mine")
+    assert send() == 0
+    first = (tmp_path / "val.zip").read_bytes()
+    assert send("--pred", results) == 0
+    assert (tmp_path / "val.zip").read_bytes() == first
+
+
 def test_the_same_results_make_the_same_bytes(send: Submit, tmp_path: Path, visor: Path):
     write_results(tmp_path / "out", visor)
     assert send() == 0
@@ -104,7 +114,7 @@ def test_all_problems_are_named_and_nothing_is_written(send: Submit, tmp_path: P
     lines = errors(capsys)
     assert len(lines) == 4
     assert "stray" in lines[0]
-    assert "96x64 pixels, wanted 854x480" in lines[1]
+    assert "96x64 pixels, expected 854x480" in lines[1]
     assert lines[2].endswith("missing")
     assert lines[3] == "error: nothing written: 3 things are wrong with the results"
     assert not (tmp_path / "val.zip").exists()
@@ -117,8 +127,8 @@ def test_many_problems_are_counted(send: Submit, tmp_path: Path, visor: Path, ca
         write_mask(results / f"stray{i:02d}" / "00000.png")
     assert send() == 2
     lines = errors(capsys)
-    assert len(lines) == submit.SHOWN + 2
-    assert lines[submit.SHOWN] == "error: and 10 more"
+    assert len(lines) == submit.LISTED_PROBLEMS + 2
+    assert lines[submit.LISTED_PROBLEMS] == "error: and 10 more"
 
 
 def test_unnamed_objects_are_skipped_with_a_warning(
@@ -138,11 +148,11 @@ def test_unnamed_objects_are_skipped_with_a_warning(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--split", "test"], "visor: no split test, wanted one of val"),
-        (["--output", "val.json"], "wanted the name of a .zip file"),
+        (["--split", "test"], "visor: no split test, expected one of val"),
+        (["--output", "val.json"], "expected the name of a .zip file"),
         (["--output", "folder.zip"], "is a folder"),
         (["--output", "out/val.zip"], "lies in the folder of results"),
-        (["--pred", "nowhere"], "nowhere: no such folder, wanted results"),
+        (["--pred", "nowhere"], "nowhere: no such folder, expected results"),
         (["--data-root", "nowhere"], "nowhere: no such folder"),
         (["--workers", "0"], "--workers: got 0"),
     ],
@@ -197,6 +207,7 @@ def entry() -> Callable[[list[str]], int]:
     return runpy.run_path(str(DOCKER / "run.py"))["main"]
 
 
+@pytest.mark.slow
 def test_the_container_writes_infer_s_mask_for_each_frame_and_nothing_else(
     entry: Callable[[list[str]], int], tmp_path: Path, capsys: Said
 ):
@@ -212,7 +223,7 @@ def test_the_container_writes_infer_s_mask_for_each_frame_and_nothing_else(
         assert set(np.unique(read_ids(data / "results" / name))) <= {0, 1, 2}
     benchmark = ["--dataset", "visor-test", "--data-root", str(data)]
     assert main(["infer", *benchmark, "--output", str(tmp_path / "out"), *options]) == 0
-    assert written == contents(tmp_path / "out")
+    assert written == contents(tmp_path / "out" / "Annotations")
 
 
 def test_the_container_delivers_what_it_can_and_says_what_it_could_not(

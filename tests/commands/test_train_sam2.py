@@ -19,10 +19,10 @@ from toy_videos import read_ids, summary, write_frames, write_mask
 from training import same
 
 from cutie_geo.__main__ import run_one
+from cutie_geo.checkpoints.load import load_model
 from cutie_geo.config import config_root, train_config
-from cutie_geo.inference.sam2_tracker import Sam2Tracker
-from cutie_geo.model.load import load_model
-from cutie_geo.model.sam2 import SAM2_MODELS, load_sam2
+from cutie_geo.sam2.networks import SAM2_MODELS, load_sam2
+from cutie_geo.sam2.tracker import Sam2Tracker
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 NAME = "sam2.1-hiera-tiny"
@@ -40,7 +40,7 @@ STAGE: dict[str, Any] = {
     "model_options": [*TINY, BICUBIC],
     "save_every": 2,
     "log_every": 1,
-    "pictures_every": 3,
+    "images_every": 3,
 }
 SHARED = ["--device", "cpu", "--cpu-threads", "1", "--workers", "0", "--tracker", "none"]
 
@@ -80,16 +80,18 @@ def final(undisturbed: tuple[list[str], Path]) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
-def test_epochs_are_steps_and_a_run_leaves_a_log_pictures_and_a_model(final: Path) -> None:
+@pytest.mark.slow
+def test_epochs_are_steps_and_a_run_leaves_a_log_images_and_a_model(final: Path) -> None:
     lines = [json.loads(line) for line in (final.parent / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6], "2 epochs of 6 clips, 2 at a time"
     assert {"loss/mask_focal", "loss/mask_dice", "loss/iou", "loss/score", "loss/total"} <= lines[0].keys()
     assert lines[0]["rate"] == 1e-3
-    assert [path.name for path in sorted((final.parent / "pictures").iterdir())] == ["00000003.jpg", "00000006.jpg"]
+    assert [path.name for path in sorted((final.parent / "images").iterdir())] == ["00000003.jpg", "00000006.jpg"]
     assert json.loads((final / "config.json").read_text())["sam2"] == {"name": NAME, "overrides": [*TINY, BICUBIC]}
     assert yaml.safe_load((final.parent / "config.yaml").read_text())["steps"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_last_steps_goes_on_to_the_bit(
     undisturbed: tuple[list[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -101,7 +103,7 @@ def test_a_run_that_lost_its_last_steps_goes_on_to_the_bit(
     half.symlink_to(first)
     (run_folder(tmp_path) / "log.jsonl").write_text((run_folder(output) / "log.jsonl").read_text())
     assert run_one("train", [*arguments, "--output", str(tmp_path)]) == 0
-    assert "going on from step 2" in caplog.text
+    assert "resuming from step 2" in caplog.text
     assert same(outcome(tmp_path), outcome(output))
 
 
@@ -165,6 +167,7 @@ def test_the_package_loads_what_was_trained_and_gives_the_same_masks(final: Path
         assert wanted.std() > 0.01, "masks that say nothing are all the same"
 
 
+@pytest.mark.slow
 def test_infer_takes_the_folder_or_the_file(final: Path, tmp_path: Path) -> None:
     write_frames(tmp_path / "bear", 2)
     write_mask(tmp_path / "masks" / "00000.png", np.pad(np.full((20, 20), 3, np.uint8), ((10, 34), (10, 66))))
@@ -176,7 +179,7 @@ def test_infer_takes_the_folder_or_the_file(final: Path, tmp_path: Path) -> None
         words = ["--video", tmp_path / "bear", "--mask", tmp_path / "masks", "--output", tmp_path / name]
         words += ["--model", *model, "--precision", "fp32", "--cpu-threads", 1, "--device", "cpu"]
         assert run_one("infer", [str(word) for word in words]) == 0
-    folder, *others = (read_ids(tmp_path / name / "bear" / "00001.png") for name in places)
+    folder, *others = (read_ids(tmp_path / name / "Annotations" / "bear" / "00001.png") for name in places)
     assert all(np.array_equal(folder, other) for other in others)
     assert folder.shape == (64, 96)
     settings = [summary(tmp_path / name)["settings"] for name in places]
@@ -197,13 +200,13 @@ def test_a_fine_tuned_one_is_summed_with_another_and_brings_its_own_weights(
     words[words.index("--models")] = "--model"
     words.remove("cutie-geo-tiny")
     assert run_one("infer", [str(word) for word in [*words, "--weights", "none"]]) == 2
-    assert "which brings its own; wanted auto" in capsys.readouterr().err
+    assert "which has its own weights; expected auto" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_network_is_refused(final: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"trained weights of sam2\.1-hiera-tiny, wanted those of sam2\.1-"):
+    with pytest.raises(ValueError, match=r"trained weights of sam2\.1-hiera-tiny, expected those of sam2\.1-"):
         load_sam2("sam2.1-hiera-small", final, "cpu")
-    with pytest.raises(ValueError, match="a fine-tuned SAM 2, wanted our own model"):
+    with pytest.raises(ValueError, match="a checkpoint of sam2; expected a Cutie model"):
         load_model(str(final), device="cpu")
     with pytest.raises(ValueError, match=r"no model\.safetensors in this folder"):
         load_sam2(NAME, tmp_path, "cpu")
@@ -219,7 +222,7 @@ def test_a_file_can_not_ask_hydra_to_call_anything(final: Path, tmp_path: Path, 
     told["sam2"]["overrides"].append(override)
     bad = tmp_path / "bad.safetensors"
     save_file(load_file(final / "model.safetensors"), bad, metadata={"cutie_geo": json.dumps(told)})
-    with pytest.raises(ValueError, match=r"bad\.safetensors: got .*, wanted model\.name=value"):
+    with pytest.raises(ValueError, match=r"bad\.safetensors: .*got .*, expected model\.name=value"):
         load_sam2(NAME, bad, "cpu")
 
 
@@ -248,15 +251,15 @@ def test_the_papers_three_steps_are_configurations() -> None:
 @pytest.mark.parametrize(
     ("changes", "extra", "message"),
     [
-        ({}, ["clips.crop=96"], "clips.crop: got 96, wanted 64"),
-        ({}, ["--weights", "encoders"], "sam2.1-hiera-tiny is published whole"),
-        ({}, ["--compile"], "--compile: got sam2.1-hiera-tiny, wanted a model of Cutie's kind"),
+        ({}, ["clips.crop=96"], "clips.crop: got 96, expected 64"),
+        ({}, ["--weights", "encoders"], "sam2.1-hiera-tiny is only published as a whole"),
+        ({}, ["--compile"], "compile: this model has no parts that torch can compile"),
         ({}, ["--weights", "nowhere.pt"], "nowhere.pt: no such weights file"),
-        ({}, ["model.image_encoder._target_=os.system"], "wanted model.name=value"),
-        ({"epochs": 0.1}, [], "epochs: got 0.1 of 6 clips with a batch of 2, which is no step"),
-        ({"steps": 3}, [], "steps, epochs: got 3 and 2, wanted one of them"),
+        ({}, ["model.image_encoder._target_=os.system"], "expected model.name=value"),
+        ({"epochs": 0.1}, [], "epochs: got 0.1 of 6 clips with a batch of 2, which is less than one step"),
+        ({"steps": 3}, [], "steps, epochs: got 3 and 2, expected one of them"),
         ({"sam2": {"freeze": ["encoder"]}}, [], "sam2.freeze: sam2.1-hiera-tiny has no weights encoder"),
-        ({"sam2": {"freeze": [""]}}, [], "which leaves nothing to train"),
+        ({"sam2": {"freeze": [""]}}, [], "but then no weights are trained"),
         ({"sam2": {}, "model": "cutie-base"}, [], "sam2: got settings with the model cutie-base"),
     ],
 )

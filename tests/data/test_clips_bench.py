@@ -39,7 +39,7 @@ def test_it_says_how_fast_clips_are_made_and_where_the_time_goes(
     given = ["--config", str(stage), "--data-root", str(tmp_path), "--workers", "0", "--clips", "3"]
     assert run(*given, "--json", str(tmp_path / "r.json"), "clips.max_objects=2") == 0
     text = capsys.readouterr().out
-    assert "4 items, crop 32, length 2, 3 measured" in text
+    assert "4 items, 2 frames of 32x32, uint8, 3 measured" in text
     assert "workers 0: " in text
     assert "limit: " in text
     report = json.loads((tmp_path / "r.json").read_text())
@@ -57,8 +57,8 @@ def test_it_says_how_fast_clips_are_made_and_where_the_time_goes(
     [
         (["--workers", "-1"], "--workers: got -1"),
         (["--clips", "0"], "--clips: got 0"),
-        (["--flops"], "--data: wanted alone"),
-        (["a=1"], "wanted a --config"),
+        (["--flops"], "--data and --flops: expected only one"),
+        (["a=1"], "got no --config"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such stage"),
     ],
 )

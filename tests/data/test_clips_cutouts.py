@@ -20,7 +20,7 @@ from cutie_geo.data.clips import (
     cutouts,
 )
 from cutie_geo.data.clips.cutouts import AWAY, draw_path, draw_shadow, index_cutouts, prepare, read_cutout
-from cutie_geo.data.clips.footage import read_background
+from cutie_geo.data.clips.frame_readers import read_background
 from cutie_geo.data.clips.warp import shift_layer
 from cutie_geo.data.render import SceneConfig
 from cutie_geo.structures import ClipKey
@@ -140,16 +140,16 @@ def test_files_are_listed_by_folder_and_cut_to_what_shows(tmp_path: Path):
     (tmp_path / "a/readme.txt").write_text("no picture")
     assert [each.name for each in index_cutouts(tmp_path)] == ["a/deep/two", "b/one"]
     assert read_cutout(tmp_path / "b/one.png").shape == (40, 30, 4)
-    with pytest.raises(ValueError, match="no PNG or WebP file in it"):
+    with pytest.raises(ValueError, match="no PNG or WebP files"):
         index_cutouts(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
     ("mode", "alpha", "told"),
     [
-        ("RGB", 255, "nothing transparent in it"),
-        ("RGBA", 255, "nothing transparent in it"),
-        ("RGBA", 0, "all of it is transparent"),
+        ("RGB", 255, "no transparent pixels"),
+        ("RGBA", 255, "no transparent pixels"),
+        ("RGBA", 0, "all pixels are transparent"),
     ],
 )
 def test_a_picture_that_is_no_cutout_is_named(tmp_path: Path, mode: str, alpha: int, told: str):
@@ -160,7 +160,7 @@ def test_a_picture_that_is_no_cutout_is_named(tmp_path: Path, mode: str, alpha: 
 
 def test_a_cutout_of_needless_size_is_refused_before_it_is_decoded(tmp_path: Path):
     Image.new("LA", (6000, 3000), (9, 0)).save(tmp_path / "x.png")
-    with pytest.raises(ValueError, match=r"x\.png: picture is 6000x3000, wanted at most 16777216 pixels"):
+    with pytest.raises(ValueError, match=r"x\.png: image is 6000x3000, expected at most 16777216 pixels"):
         read_cutout(tmp_path / "x.png")
 
 
@@ -168,7 +168,7 @@ def test_damaged_files_are_replaced_and_named(tmp_path: Path):
     source = source_of(tmp_path)
     write_cutout(tmp_path / "cut/things/broken.png", BLUE).write_bytes(b"\x89PNG\r\n\x1a\n broken")
     bad = CutoutSource(index_cutouts(tmp_path / "cut"), source.beneath.sources, source.config)
-    with pytest.raises(UnusableFile, match=r"broken\.png: can't be read as a picture"):
+    with pytest.raises(UnusableFile, match=r"broken\.png: cannot be read as an image"):
         bad.draw(0, 0.0, random.Random(0))
     data = ClipDataset([bad], source.config, 0)
     clips = [data[ClipKey(0, n, 0.0)] for n in range(len(data))]
@@ -187,7 +187,7 @@ def test_a_mixture_lays_cutouts_over_its_other_clips(tmp_path: Path):
     assert sources[0].contents()[1].startswith("over rendered")
     clip = ClipDataset(sources, small(), 0)[ClipKey(0, 1, 0.0)]
     assert clip.name.startswith("cutouts/animals/cat")
-    with pytest.raises(ValueError, match="cutouts: nothing to lie over, wanted videos or rendered scenes"):
+    with pytest.raises(ValueError, match="cutouts: got no underlying clips, expected videos or rendered scenes"):
         build_sources(configs[:1], small(), tmp_path)
     with pytest.raises(
         ValueError, match="cutouts: exclude names flowers, of which it has none; it has animals, symbols"
@@ -216,11 +216,11 @@ def test_backgrounds_lie_beneath_cutouts_and_nowhere_else(tmp_path: Path):
         assert float(((blue > red + 60) != (clip.labels > 0)).float().mean()) < 0.02
     assert names == {"backgrounds/high/hill.jpg", "backgrounds/field.webp"}
     assert max(read_background(tmp_path / "land/high/hill.jpg", 192)[0].shape) == 288, "no larger than it is needed"
-    with pytest.raises(ValueError, match="backgrounds: nothing to lie over them, wanted cutouts"):
+    with pytest.raises(ValueError, match="backgrounds: got no cutouts to paste over them, expected cutouts"):
         build_sources([land, SourceConfig("rendered")], small(), tmp_path)
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match=r"none: no picture in it, wanted files that end in \.bmp, \.jpeg"):
+    with pytest.raises(ValueError, match=r"none: no images; expected files that end in \.avif, \.bmp, "):
         build_sources([SourceConfig("backgrounds", root="none"), cutouts], small(), tmp_path)
     (tmp_path / "land/field.webp").write_bytes(b"broken")
-    with pytest.raises(UnusableFile, match=r"field\.webp: can't be read"):
+    with pytest.raises(UnusableFile, match=r"field\.webp: cannot be read"):
         read_background(tmp_path / "land/field.webp", 64)

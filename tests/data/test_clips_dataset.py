@@ -44,6 +44,15 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(tmp_path: Path):
     assert 0 <= first.seed < 2**63
 
 
+def test_twins_are_pasted_as_often_as_asked_for(tmp_path: Path):
+    one = blob(SIZE, {1: (20, 20, 50, 50)})
+    data = dataset(tmp_path, [one] * 6, merge_probability=0.0, twin_probability=1.0, max_objects=2)
+    clips_ = [data[ClipKey(0, index, 0.0)] for index in range(6)] + [data[ClipKey(1, index, 0.0)] for index in range(6)]
+    assert all(clip.name.endswith(" twice") for clip in clips_)
+    assert {clip.num_objects for clip in clips_} == {1, 2}
+    assert not dataset(tmp_path, [one] * 6, merge_probability=0.0)[ClipKey(0, 0, 0.0)].name.endswith("twice")
+
+
 def test_global_generators_are_neither_read_nor_moved(tmp_path: Path):
     data = dataset(tmp_path, [TWO] * 6, merge_probability=1.0)
 
@@ -167,10 +176,10 @@ def test_configurations_that_fit_no_files_say_what_is_wrong(tmp_path: Path):
         with pytest.raises(ValueError, match=match):
             build_sources([SourceConfig(**config)], small(length=4), root)  # type: ignore[arg-type]
 
-    fails("data: got 'davis', wanted one of backgrounds, cutouts, rendered, static, davis2016-train", name="davis")
-    fails("got 'vspw-train', wanted one of", name="vspw-train")
-    fails("davis2017-train: no root, wanted the folder of its files", root=None, name="davis2017-train")
-    fails(r"davis2017-train: .*nowhere: no such folder, wanted the root", tmp_path / "nowhere", name="davis2017-train")
+    fails("data: got 'davis', expected one of backgrounds, cutouts, rendered, static, davis2016-train", name="davis")
+    fails("got 'vspw-train', expected one of", name="vspw-train")
+    fails("davis2017-train: no root, expected the folder of its files", root=None, name="davis2017-train")
+    fails(r"davis2017-train: .*nowhere: no such folder, expected", tmp_path / "nowhere", name="davis2017-train")
     here = {"name": "davis2017-train"}
     with pytest.raises(ValueError, match="davis2017-train: only names bare, of which it has none; it has bear, boat"):
         build_sources([SourceConfig(**here, only=("bare",))], small(), tmp_path / "davis")
@@ -203,7 +212,7 @@ def test_still_sets_are_chosen_by_folder(tmp_path: Path):
         write_mask(tmp_path / name / "masks/1.png", TWO)
     (source,) = build_sources([SourceConfig("static", only=("people",))], small(), tmp_path)
     assert len(source) == 1
-    with pytest.raises(ValueError, match="wanted the folders pepole there or in static; there are people, things"):
+    with pytest.raises(ValueError, match="expected the folders pepole there or in static; there are people, things"):
         build_sources([SourceConfig("static", only=("pepole",))], small(), tmp_path)
 
 
@@ -234,3 +243,15 @@ def test_real_data_are_drawn_from(test_data: Path):
     assert not any(clip.problems for clip in clips)
     assert all(clip.labels[0].any() for clip in clips[:3])
     assert max(clip.num_objects for clip in clips) > 1
+
+
+def test_the_last_files_of_a_set_are_held_out(tmp_path: Path):
+    for name in ("a", "b", "c", "d"):
+        write_image(tmp_path / "static/things" / f"{name}.bmp", TWO)
+        write_mask(tmp_path / "static/things" / f"{name}.png", TWO)
+    (source,) = build_sources([SourceConfig("static", only=("things",), hold_out=2)], small(), tmp_path)
+    assert source.contents() == ["things/a", "things/b"]
+    with pytest.raises(ValueError, match="hold_out: things has 4 images, expected more than 4"):
+        build_sources([SourceConfig("static", only=("things",), hold_out=4)], small(), tmp_path)
+    with pytest.raises(ValueError, match="hold_out: got 2 with mose-train, expected it with static"):
+        SourceConfig("mose-train", hold_out=2)

@@ -56,15 +56,15 @@ def test_a_later_start_gives_the_same_steps():
 
 
 def test_too_few_items_for_a_batch_are_an_error(data: ClipDataset):
-    with pytest.raises(ValueError, match="got 11 items an epoch, wanted at least one batch of 12"):
+    with pytest.raises(ValueError, match="got 11 items an epoch, expected at least one batch of 12"):
         clip_loader(data, batch=12, total_steps=2)
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"batch": 6, "processes": 2, "accumulate": 2}, "batch: got 6, wanted a multiple of 4, which is 2 processes"),
-        ({"batch": 4, "process": 2, "processes": 2}, "process: got 2 of 2, wanted 0 to 1"),
+        ({"batch": 6, "processes": 2, "accumulate": 2}, "batch: got 6, expected a multiple of 4, which is 2 processes"),
+        ({"batch": 4, "process": 2, "processes": 2}, "process: got 2 of 2, expected 0 to 1"),
         ({"batch": 4, "workers": -1}, "workers: got -1"),
         ({"batch": 4, "accumulate": 0}, "accumulate: got 0"),
         ({"batch": 0}, "batch: got 0"),
@@ -105,6 +105,7 @@ def test_problems_of_a_batch_are_gathered(data: ClipDataset, tmp_path: Path):
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
+@pytest.mark.slow
 def test_workers_change_no_sample(data: ClipDataset):
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -133,5 +134,5 @@ def test_closing_ends_the_workers_and_ctrl_c_is_not_theirs(data: ClipDataset):
 def test_what_goes_wrong_in_a_worker_is_told(data: ClipDataset, tmp_path: Path):
     for path in (tmp_path / "JPEGImages/a").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"draws for one sample met files that can't be used, the last: .*\.png"):
+    with pytest.raises(ValueError, match=r"draws for one sample met files that cannot be used, the last: .*\.png"):
         flat(clip_loader(data, batch=2, total_steps=2, workers=1))

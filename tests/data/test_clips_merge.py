@@ -3,9 +3,10 @@
 import random
 from collections import Counter
 
+import pytest
 import torch
 
-from cutie_geo.data.clips.merge import first_ids, paste, to_slots
+from cutie_geo.data.clips.merge import first_ids, paste, paste_twin, to_slots
 
 
 def clip(value: int, boxes: dict[int, tuple[slice, slice]], frames: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,6 +74,7 @@ def test_slots_count_up_without_gaps():
     assert (slots[:, *RIGHT] == 2).all()
 
 
+@pytest.mark.slow
 def test_of_too_many_objects_each_is_as_likely_kept():
     _, labels = clip(50, {i: (slice(4 * i, 4 * i + 4), slice(0, 8)) for i in range(1, 6)})
     rng, kept = random.Random(0), Counter[int]()
@@ -88,3 +90,32 @@ def test_an_empty_clip_has_no_slots():
     slots, count = to_slots(clip(50, {})[1], 3, random.Random(0))
     assert count == 0
     assert not slots.any()
+
+
+def test_a_twin_looks_like_its_object_and_is_one_of_its_own_or_background():
+    images, labels = clip(50, {1: (slice(8, 16), slice(10, 20))})
+    images[:, :, 8:16, 10:20] = 200
+    own = hidden = 0
+    for seed in range(40):
+        pasted, ids = paste_twin(images, labels, 1, random.Random(seed))
+        assert set(ids.unique().tolist()) <= {0, 1, 2}
+        twin = ids[0] == 2
+        own += bool(twin.any())
+        assert (pasted[0, 0][twin] > 100).all()
+        bright_background = (pasted[0, 0] > 190) & (ids[0] == 0)
+        hidden += bool(bright_background.any())
+    assert own >= 8
+    assert hidden >= 8
+    assert (images[:, :, 0, 0] == 50).all()
+    for seed in range(20):  # no room: never an object of its own
+        assert set(paste_twin(images, labels, 0, random.Random(seed))[1].unique().tolist()) <= {0, 1}
+
+
+def test_what_leaves_on_one_side_does_not_come_in_on_the_other():
+    images, labels = clip(50, {1: (slice(0, 24), slice(0, 32))})
+    images[:] = 200
+    for seed in range(10):
+        _, ids = paste_twin(images, labels, 1, random.Random(seed))
+        twin = (ids[0] == 2).float()
+        if twin.any():
+            assert twin.mean() < 0.95

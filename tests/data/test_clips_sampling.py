@@ -36,7 +36,7 @@ def test_half_of_the_clips_run_backwards_and_none_where_that_is_asked_for():
 
 def test_a_video_as_long_as_the_clip_is_taken_whole():
     assert draws(1, frames=6, start=3, reverse_probability=0.0) == [[0, 1, 2, 3, 4, 5]]
-    with pytest.raises(ValueError, match="got 5 frames, wanted at least 6"):
+    with pytest.raises(ValueError, match="got 5 frames, expected at least 6"):
         draws(1, frames=5, start=3)
 
 

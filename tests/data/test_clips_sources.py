@@ -12,8 +12,9 @@ import torch
 from clip_files import blob, small, video_at, write_image, write_mask, write_video
 from PIL import Image
 
-from cutie_geo.config import VideoAugmentConfig
-from cutie_geo.data.clips.footage import FileFootage, number_ids, read_still_mask
+from cutie_geo.config import SourceConfig, VideoAugmentConfig
+from cutie_geo.data.clips import build_sources
+from cutie_geo.data.clips.frame_readers import DecodedCache, FileFootage, number_ids, read_still_mask
 from cutie_geo.data.clips.sources import (
     HELD_OUT_SEEDS,
     ImageSource,
@@ -148,10 +149,10 @@ def test_ids_keep_their_numbers_from_frame_to_frame():
 def test_unusable_files_are_named(tmp_path: Path):
     video = write_video(tmp_path, "a", [SHOWN] * 3)
     video.frames["00001"].write_bytes(b"nothing")
-    with pytest.raises(UnusableFile, match=r"00001\.png: can't be read"):
+    with pytest.raises(UnusableFile, match=r"00001\.png: cannot be read"):
         VideoSource([video], small()).draw(0, 0.0, random.Random(0))
     write_image(video.frames["00001"], SHOWN[:, :90])
-    with pytest.raises(UnusableFile, match=r"00001\.png: \(H, W\) = \(80, 90\), wanted \(80, 96\)"):
+    with pytest.raises(UnusableFile, match=r"00001\.png: \(H, W\) = \(80, 90\), expected \(80, 96\)"):
         VideoSource([video], small()).draw(0, 0.0, random.Random(0))
     write_image(video.frames["00001"], SHOWN)
     write_mask(video.masks["00002"], SHOWN[:70])
@@ -211,7 +212,7 @@ def test_instances_keep_their_ids_and_greys_are_cut_at_half(tmp_path: Path):
 def test_a_still_image_whose_mask_does_not_fit_is_named(tmp_path: Path):
     pair = still(tmp_path, "a", SHOWN)
     write_mask(pair.mask, SHOWN[:40])
-    with pytest.raises(UnusableFile, match=r"a\.png: mask is \(H, W\) = \(40, 96\), wanted \(80, 96\)"):
+    with pytest.raises(UnusableFile, match=r"a\.png: mask is \(H, W\) = \(40, 96\), expected \(80, 96\)"):
         ImageSource(stills_of_pairs([pair]), small()).draw(0, 0.0, random.Random(0))
 
 
@@ -277,3 +278,74 @@ def test_rendered_clips_know_distances_and_these_move_with_the_picture() -> None
 def test_clips_of_files_know_no_distances(tmp_path: Path) -> None:
     video = write_video(tmp_path, "a", [SHOWN] * 6)
     assert VideoSource([video], small()).draw(0, 0.0, random.Random(0)).distance is None
+
+
+# ---------------------------------------------------------------------------------------------------- without objects
+def write_mose(root: Path, videos: dict[str, int]) -> None:
+    """MOSE's layout: of each video three frames, the object's id in all of their masks."""
+    for name, object_id in videos.items():
+        mask = np.zeros((40, 50), np.uint8)
+        mask[10:30, 10:30] = object_id
+        write_video(root / "train", name, [mask] * 3, ".jpg")
+
+
+def test_videos_without_an_object_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_mose(tmp_path, {"bear": 1, "cat": 0, "dog": 255})
+    for still in (False, True):
+        caplog.clear()
+        (source,) = build_sources([SourceConfig("mose-train", still=still)], small(), tmp_path)
+        assert all("bear" in line for line in source.contents())
+        told = "mose-train: 2 videos left out, cat, dog: no mask shows an object, in 1 of them nothing but 0 and 255"
+        assert told in caplog.text
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_a_set_whose_masks_are_all_0_and_255_is_an_error_that_says_so(tmp_path: Path, still: bool):
+    write_mose(tmp_path, {"bear": 255, "cat": 255})
+    with pytest.raises(
+        ValueError, match=r"mose-train: none of its 2 videos.*255 marks pixels to ignore.*write it as 1"
+    ):
+        build_sources([SourceConfig("mose-train", still=still)], small(), tmp_path)
+
+
+def test_a_set_without_any_object_is_an_error(tmp_path: Path):
+    write_mose(tmp_path, {"bear": 0})
+    with pytest.raises(ValueError, match="mose-train: none of its 1 videos can be trained on: no mask shows an object"):
+        build_sources([SourceConfig("mose-train")], small(), tmp_path)
+
+
+def test_an_object_that_comes_late_is_found_and_unreadable_masks_are_left_to_their_draw(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    write_mose(tmp_path, {"bear": 0, "cat": 0})
+    late = np.full((40, 50), 3, np.uint8)
+    write_mask(tmp_path / "train/Annotations/bear/00002.png", late)
+    (tmp_path / "train/Annotations/cat/00001.png").write_bytes(b"no mask")
+    (source,) = build_sources([SourceConfig("mose-train")], small(), tmp_path)
+    assert len(source.contents()) == 2
+    assert not caplog.text
+
+
+def test_decoded_files_are_kept_until_they_change_or_the_room_ends(tmp_path: Path):
+    cache, reads = DecodedCache(250), list[Path]()
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(b"1")
+
+    def fetch(path: Path) -> np.ndarray:
+        def read() -> tuple[np.ndarray, ...]:
+            reads.append(path)
+            return (np.zeros(100, np.uint8),)
+
+        return cache.fetch("form", (path,), read)[0]
+
+    assert fetch(paths[0]) is fetch(paths[0])
+    assert not fetch(paths[0]).flags.writeable
+    fetch(paths[1]), fetch(paths[0]), fetch(paths[2])  # the second was used least recently
+    assert cache.size == 200
+    fetch(paths[0])
+    assert reads == paths
+    fetch(paths[1])
+    paths[1].write_bytes(b"22")
+    fetch(paths[1])
+    assert reads == [*paths, paths[1], paths[1]]

@@ -100,3 +100,27 @@ def test_the_spline_passes_through_its_points_and_reproduces_planes():
     plane = places @ np.array([[2.0, -1.0], [0.5, 3.0]]) + 1
     there = spline(places, plane, np.float32([[0.3]]), np.float32([[0.8]]))[:, 0, 0]
     np.testing.assert_allclose(there, [2 * 0.3 + 0.5 * 0.8 + 1, -0.3 + 3 * 0.8 + 1], atol=1e-4)
+
+
+def test_a_bend_between_its_grid_is_the_spline_itself():
+    size, rng = (90, 131), np.random.default_rng(2)
+    x, y = draw_bend(size, 12, 0.03, np.random.default_rng(1))
+    again = np.random.default_rng(1)
+    places = np.stack([again.choice(131, 12, replace=False) / 131, again.choice(90, 12, replace=False) / 90], axis=1)
+    moved = again.normal(0, 0.03, (12, 2))
+    for row, column in zip(rng.integers(0, 90, 50), rng.integers(0, 131, 50)):
+        at = np.float32(column / 130), np.float32(row / 89)
+        dx, dy = spline(places, moved, np.full((1, 1), at[0], np.float32), np.full((1, 1), at[1], np.float32))
+        assert abs(x[row, column] - (column + 131 * dx[0, 0])) < 0.3
+        assert abs(y[row, column] - (row + 90 * dy[0, 0])) < 0.3
+
+
+def test_only_the_shown_part_of_a_large_image_is_shrunk():
+    ramp = np.linspace(0, 255, 400)[:, None, None] * [1, 0, 0] + np.linspace(0, 255, 600)[:, None] * [0, 1, 0]
+    image = ramp.round().astype(np.uint8)
+    shown = shift_image(image, crop_box(100, 200, 200, 200, 50), (50, 50))
+    wanted = image[100:300, 200:400].reshape(50, 4, 50, 4, 3).mean((1, 3))
+    assert np.abs(shown - wanted).max() <= 1
+    beyond = shift_image(image, crop_box(300, 500, 200, 200, 50), (50, 50))
+    assert (beyond[30:, 30:] == MEAN_COLOUR).all()
+    assert (shift_image(image, crop_box(900, 900, 200, 200, 50), (50, 50)) == MEAN_COLOUR).all()

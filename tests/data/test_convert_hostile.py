@@ -116,6 +116,7 @@ def burst_case(work):
     return file, burst_content(), lambda: convert_burst(options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "mutations"), [(visor_case, 1000), (ovis_case, 500), (burst_case, 500)])
 def test_a_mutated_file_is_converted_or_refused_with_its_name_and_nothing_else_is_touched(tmp_path, case, mutations):
     work = tmp_path / "work"
@@ -155,11 +156,11 @@ def read(tmp_path, text):
     ("text", "what"),
     [
         ("", "not JSON"),
-        ("[]", "got list [], wanted an object"),
+        ("[]", "got list [], expected an object"),
         ("{}", "no field 'video_annotations'"),
-        ('{"video_annotations": {}}', "video_annotations: got dict {}, wanted a list"),
-        ('{"video_annotations": [NaN]}', "NaN is no number"),
-        ('{"video_annotations": [-Infinity]}', "-Infinity is no number"),
+        ('{"video_annotations": {}}', "video_annotations: got dict {}, expected a list"),
+        ('{"video_annotations": [NaN]}', "NaN is not a JSON number"),
+        ('{"video_annotations": [-Infinity]}', "-Infinity is not a JSON number"),
         ('{"video_annotations": ' + "[" * 100_000, "nested too deeply"),
         ('{"video_annotations": [' + "9" * 5000 + "]}", "not JSON"),
         (json.dumps({"video_annotations": []}).encode("utf-16"), "not JSON"),
@@ -175,17 +176,17 @@ def test_a_file_that_is_not_json_of_annotations_is_refused(tmp_path, text, what)
 @pytest.mark.parametrize(
     ("field", "value", "what"),
     [
-        ("video", "P01_02", "wanted 'P01_01', as the file is named"),
-        ("subsequence", "P01_01_seq_00001/../../x", "wanted 'P01_01_seq_<number>'"),
-        ("subsequence", "P01_02_seq_00001", "wanted 'P01_01_seq_<number>'"),
-        ("subsequence", "P01_01_seq_00001\n", "wanted 'P01_01_seq_<number>'"),
-        ("name", "../x.jpg", "wanted a plain file name"),
-        ("name", "/etc/x.jpg", "wanted a plain file name"),
-        ("name", ".x.jpg", "wanted a plain file name"),
-        ("name", "x.png", "wanted the name of a JPEG"),
-        ("name", "x" * 300 + ".jpg", "wanted a plain file name"),
-        ("name", 5, "wanted a plain file name"),
-        ("image_path", None, "wanted a string that isn't empty"),
+        ("video", "P01_02", "expected 'P01_01', as the file is named"),
+        ("subsequence", "P01_01_seq_00001/../../x", "expected 'P01_01_seq_<number>'"),
+        ("subsequence", "P01_02_seq_00001", "expected 'P01_01_seq_<number>'"),
+        ("subsequence", "P01_01_seq_00001\n", "expected 'P01_01_seq_<number>'"),
+        ("name", "../x.jpg", "expected a plain file name"),
+        ("name", "/etc/x.jpg", "expected a plain file name"),
+        ("name", ".x.jpg", "expected a plain file name"),
+        ("name", "x.png", "expected the name of a JPEG"),
+        ("name", "x" * 300 + ".jpg", "expected a plain file name"),
+        ("name", 5, "expected a plain file name"),
+        ("image_path", None, "expected a non-empty string"),
     ],
 )
 def test_an_image_that_leads_elsewhere_is_refused(tmp_path, field, value, what):
@@ -205,12 +206,12 @@ def test_an_image_that_leads_elsewhere_is_refused(tmp_path, field, value, what):
 )  # fmt: skip
 def test_a_polygon_that_is_none_is_refused_with_its_place(tmp_path, polygon):
     text = json.dumps(visor_content([visor_frame(1, {"a": [square(1, 1, 5), polygon]})])).replace("Infinity", "1e999")
-    with pytest.raises(ValueError, match=r"annotations\[0\].segments\[1\]: got .* wanted a list of \[x, y\]"):
+    with pytest.raises(ValueError, match=r"annotations\[0\].segments\[1\]: got .* expected a list of \[x, y\]"):
         read(tmp_path, text)
 
 
 def test_an_entity_of_too_many_points_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"annotations\[0\].segments: got 200001 points, wanted at most 200000"):
+    with pytest.raises(ValueError, match=r"annotations\[0\].segments: got 200001 points, expected at most 200000"):
         read(tmp_path, json.dumps(visor_content([visor_frame(1, {"a": [[[1, 1]] * 100_000, [[2, 2]] * 100_001]})])))
 
 
@@ -219,7 +220,7 @@ def test_ids_and_frames_that_come_twice_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"video_annotations\[1\].image.name: second 'P01_01_frame_0000000001'"):
         read(tmp_path, json.dumps(visor_content([frame, frame])))
     frame["annotations"][1]["id"] = frame["annotations"][0]["id"]
-    with pytest.raises(ValueError, match=r"annotations\[1\].id: got str '1-0', wanted one of its own"):
+    with pytest.raises(ValueError, match=r"annotations\[1\].id: got str '1-0', expected one of its own"):
         read(tmp_path, json.dumps(visor_content([frame])))
 
 
@@ -227,7 +228,7 @@ def test_more_objects_than_an_indexed_mask_holds_are_refused(tmp_path):
     many = {f"n{i:03d}": [square(1, 1, 5)] for i in range(256)}
     write_visor(tmp_path, [visor_frame(1, many), visor_frame(2, many)])
     options = VisorOptions(tmp_path / "frames", tmp_path / "out", "val", tmp_path / "annotations", (36, 64))
-    with pytest.raises(ValueError, match=r"video_annotations\[0\]: got object 256, 'n255', wanted at most 255"):
+    with pytest.raises(ValueError, match=r"video_annotations\[0\]: got object 256, 'n255', expected at most 255"):
         convert_visor(options)
 
 

@@ -70,7 +70,7 @@ def test_strings_that_pycocotools_wrote_are_read():
 @pytest.mark.parametrize(
     ("counts", "what"),
     [
-        ([3, 4], "runs have 7 pixels, wanted 12"),
+        ([3, 4], "runs have 7 pixels, expected 12"),
         ([3, 10], "runs have 13 pixels"),
         ([], "runs have 0 pixels"),
         ("", "runs have 0 pixels"),
@@ -95,3 +95,14 @@ def test_runs_that_fill_no_mask_are_refused_with_their_place(counts, what):
     with pytest.raises(ValueError, match=re.escape(what)) as error:
         decode_rle(Node(counts, "a.json: counts"), (3, 4))
     assert "a.json: counts" in str(error.value)
+
+
+def test_pycocotools_makes_the_same_masks():
+    from pycocotools import mask as coco
+
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        mask = random_mask(rng)
+        text = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+        assert np.array_equal(decoded(text, mask.shape), mask)
+        assert compressed(runs_of(mask)) == text

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from published import jpeg, square, visor_content, visor_frame, write_visor
 
+from cutie_geo.data.convert.frames import find_frames, find_videos
 from cutie_geo.data.convert.polygons import fill_polygons, parse_polygons, shrink_labels
 from cutie_geo.data.convert.records import Node
 from cutie_geo.data.convert.visor import (
@@ -290,7 +291,7 @@ def test_a_damaged_image_is_named(tmp_path, harm):
         jpeg(image, (64, 64))
     else:
         image.write_bytes(harmed[harm])
-    with pytest.raises(ValueError, match=r"P01_01_frame_0000000002\.jpg: (can't be read as an image|frame is)"):
+    with pytest.raises(ValueError, match=r"P01_01_frame_0000000002\.jpg: (cannot be read as an image|frame is)"):
         convert(tmp_path)
 
 
@@ -385,3 +386,20 @@ def test_options_that_make_no_sense_are_refused(changes, what):
     given = {"split": "val", "annotations": Path("a")} | changes
     with pytest.raises(ValueError, match=what):
         VisorOptions(Path("f"), Path("o"), **given)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_frames_without_annotations_run_in_natural_order(tmp_path, packed):
+    names = ["10.jpg", "8.JPG", "9.jpeg", "notes.txt"]
+    for name in names:
+        (tmp_path / "P01_01").mkdir(exist_ok=True)
+        (tmp_path / "P01_01" / name).write_bytes(b"x")
+    place = tmp_path / "P01_01"
+    if packed:
+        place = tmp_path / "P01_02.ZIP"
+        with zipfile.ZipFile(place, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"x")
+        assert "P01_02" in find_videos(tmp_path, "test")
+    with find_frames(tmp_path, "test", place.stem) as store:
+        assert store.images() == ["8.JPG", "9.jpeg", "10.jpg"]

@@ -122,7 +122,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_files(tmp_path):
     data = last.read_bytes()
     (tmp_path / "out").rename(tmp_path / "first")
     last.write_bytes(data[:20])
-    with pytest.raises(ValueError, match=r"videos\[0\]: .*img_0000003.jpg can't be read"):
+    with pytest.raises(ValueError, match=r"videos\[0\]: .*img_0000003.jpg cannot be read"):
         ovis(tmp_path)
     assert not any(name.endswith((".part", "report.json")) for name in tree(tmp_path / "out"))
     last.write_bytes(data)
@@ -155,21 +155,21 @@ def change(content, path, value):
     ("path", "value", "what"),
     [
         (["videos", 0, "width"], 10**9, "videos[0].width: got int 1000000000"),
-        (["videos", 0, "width"], 8, "segmentations[0].size: got list [4, 6], wanted [4, 8]"),
+        (["videos", 0, "width"], 8, "segmentations[0].size: got list [4, 6], expected [4, 8]"),
         (["videos", 0, "height"], True, "videos[0].height: got bool True"),
-        (["videos", 0, "length"], 5, "videos[0].length: got int 5, wanted 3"),
+        (["videos", 0, "length"], 5, "videos[0].length: got int 5, expected 3"),
         (
             ["videos", 0, "file_names", 1],
             "../img_2.jpg",
-            "file_names[1]: got str '../img_2.jpg', wanted a relative path",
+            "file_names[1]: got str '../img_2.jpg', expected a relative path",
         ),
         (["videos", 0, "file_names", 1], "/img_2.jpg", "file_names[1]"),
         (["videos", 0, "file_names", 1], "other/img_2.jpg", "file_names: got list"),
-        (["videos", 0, "file_names", 1], "abc/img_2.txt", "wanted an image"),
+        (["videos", 0, "file_names", 1], "abc/img_2.txt", "expected an image"),
         (["videos", 0, "file_names", 1], "abc/img_0000001.png", "file_names: second 'img_0000001'"),
-        (["videos", 0, "file_names", 1], "abc/img_0000009.jpg", "img_0000009.jpg can't be read as an image"),
+        (["videos", 0, "file_names", 1], "abc/img_0000009.jpg", "img_0000009.jpg cannot be read as an image"),
         (["videos", 0, "file_names"], [], "file_names: got list []"),
-        (["videos", 0, "id"], 8, "annotations[0].video_id: got int 7, wanted the id of a video"),
+        (["videos", 0, "id"], 8, "annotations[0].video_id: got int 7, expected the id of a video"),
         (["annotations", 1, "id"], 1, "annotations[1].id: second '1'"),
         (["annotations", 1, "segmentations"], [], "annotations[1]: got 0 segmentations for 3 frames"),
         (["annotations", 1, "segmentations", 1, "size"], [6, 4], "segmentations[1].size: got list [6, 4]"),
@@ -196,7 +196,7 @@ def test_what_is_wrong_in_ovis_is_named(tmp_path, path, value, what):
         (["segmentations", 0], {"0": {"rle": "44`0"}}, "got track '0'"),
         (["segmentations", 0], {"-1": {"rle": "44`0"}}, "got track '-1'"),
         (["segmentations", 0], {"1": {}}, "segmentations[0]['1']: no field 'rle'"),
-        (["segmentations", 0], [], "segmentations[0]: got list [], wanted an object"),
+        (["segmentations", 0], [], "segmentations[0]: got list [], expected an object"),
         (["annotated_image_paths", 1], "f1.jpg", "second 'f1'"),
     ],
 )
@@ -227,7 +227,7 @@ def test_sequences_of_one_name_are_refused(tmp_path):
 
 
 def test_a_split_or_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no annotations, wanted a JSON file or a folder with"):
+    with pytest.raises(ValueError, match="no annotations, expected a JSON file or a folder with"):
         ovis(tmp_path)
     with pytest.raises(ValueError, match="split: got 'val'"):
         convert_ovis(VosOptions(tmp_path, tmp_path, tmp_path, "val"))

@@ -14,6 +14,7 @@ from PIL import Image
 from cutie_geo.data import masks
 from cutie_geo.data.masks import (
     object_ids,
+    read_input_labels,
     read_labels,
     read_probs,
     resize_labels,
@@ -21,6 +22,7 @@ from cutie_geo.data.masks import (
     write_labels,
     write_probs,
 )
+from cutie_geo.data.video import read_video
 
 
 def random_labels(height=31, width=45, largest=255, seed=0):
@@ -122,7 +124,7 @@ def test_an_indexed_file_is_read_as_such_where_long_ids_are_allowed(tmp_path):
 
 @pytest.mark.parametrize("bad", [2**24, -1])
 def test_ids_that_no_file_holds_are_refused_before_writing(tmp_path, bad):
-    with pytest.raises(ValueError, match=rf"a\.png: got ids from .*{bad}.* wanted 0 to 16777215"):
+    with pytest.raises(ValueError, match=rf"a\.png: got ids from .*{bad}.* expected 0 to 16777215"):
         write_labels(tmp_path / "a.png", np.array([[0, bad]]))
     assert list(tmp_path.iterdir()) == []
 
@@ -163,7 +165,7 @@ def test_greys_of_few_bits_are_not_stretched(tmp_path, depth, row, ids):
 # ---------------------------------------------------------------------------------------------------- refused files
 def test_an_rgb_mask_is_refused_unless_asked_for(tmp_path):
     Image.new("RGB", (854, 480)).save(tmp_path / "00000.png")
-    wanted = r"00000\.png: mask is RGB \(480, 854, 3\), wanted palette or grey \(H, W\)$"
+    wanted = r"00000\.png: mask is RGB \(480, 854, 3\), expected palette or grey \(H, W\)$"
     with pytest.raises(ValueError, match=wanted):
         read_labels(tmp_path / "00000.png")
 
@@ -172,7 +174,7 @@ def test_an_rgb_mask_is_refused_unless_asked_for(tmp_path):
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_transparency_is_refused(tmp_path, mode, long_ids):
     Image.new(mode, (5, 4)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=rf"a\.png: mask is {mode} \(4, 5, {len(mode)}\), wanted"):
+    with pytest.raises(ValueError, match=rf"a\.png: mask is {mode} \(4, 5, {len(mode)}\), expected"):
         read_labels(tmp_path / "a.png", long_ids)
 
 
@@ -184,7 +186,7 @@ def test_an_rgb_mask_of_16_bits_a_channel_is_refused(tmp_path):
 
 def test_a_lossy_mask_is_refused(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match=r"a\.jpg: mask is a JPEG file, wanted PNG"):
+    with pytest.raises(ValueError, match=r"a\.jpg: mask is a JPEG file, expected PNG"):
         read_labels(tmp_path / "a.jpg")
 
 
@@ -192,7 +194,7 @@ def test_a_lossy_mask_is_refused(tmp_path):
 def test_a_cut_mask_is_an_error_naming_it(tmp_path, keep):
     write_labels(tmp_path / "a.png", random_labels())
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"a\.png: can't be read as a mask: ") as raised:
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read as a mask: ") as raised:
         read_labels(tmp_path / "a.png")
     assert "\n" not in str(raised.value)
 
@@ -210,7 +212,7 @@ def test_flipped_bytes_never_give_other_ids(tmp_path):
         try:
             back = read_labels(tmp_path / "a.png").labels
         except ValueError as error:
-            fine += "a.png: can't be read" in str(error)
+            fine += "a.png: cannot be read" in str(error)
         else:
             fine += np.array_equal(back, labels)
         tried += 1
@@ -218,13 +220,13 @@ def test_flipped_bytes_never_give_other_ids(tmp_path):
 
 
 def test_a_missing_mask_is_an_error_naming_it(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.png: can't be read as a mask: No such file"):
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read as a mask: No such file"):
         read_labels(tmp_path / "a.png")
 
 
 def test_text_is_not_a_mask(tmp_path):
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"a\.png: can't be read as a mask: not an image$"):
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read as a mask: not an image$"):
         read_labels(tmp_path / "a.png")
 
 
@@ -296,7 +298,7 @@ def test_resizing_keeps_ids_that_a_float32_would_round():
 
 @pytest.mark.parametrize("bad", [2**31, -1])
 def test_resizing_refuses_what_is_no_id(bad):
-    with pytest.raises(ValueError, match="wanted 0 to 2147483647"):
+    with pytest.raises(ValueError, match="expected 0 to 2147483647"):
         resize_labels(np.array([[0, bad]]), (1, 1))
 
 
@@ -372,9 +374,110 @@ def test_a_damaged_or_missing_probs_file_is_refused_by_name(tmp_path, keep):
     if keep is not None:
         write_probs(tmp_path / "a.npz", np.full((2, 9, 9), 0.5, np.float32), [1])
         (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"a\.npz: can't be read as probabilities"):
+    with pytest.raises(ValueError, match=r"a\.npz: cannot be read as probabilities"):
         read_probs(tmp_path / "a.npz")
 
 
 def test_opencv_does_not_read_masks():
     assert not hasattr(masks, "cv2")
+
+
+# ------------------------------------------------------------------------------------------------------ soft objects
+def ellipse(height: int = 90, width: int = 160) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return (((x - width / 2) / (width / 5)) ** 2 + ((y - height / 2) / (height / 4)) ** 2 < 1).astype(np.uint8)
+
+
+def soft_masks() -> dict[str, Image.Image]:
+    """A mask of 0 and 255 as it comes out of drawing programs and of lossy formats."""
+    hard = Image.fromarray(ellipse() * np.uint8(255))
+    jpeg = io.BytesIO()
+    fine = io.BytesIO()
+    hard.save(jpeg, format="JPEG", quality=70)  # all of the background becomes 1
+    hard.save(fine, format="JPEG", quality=95)
+    return {
+        "fine jpeg": Image.open(fine),
+        "resized": hard.resize((320, 180), Image.Resampling.BICUBIC).resize((160, 90), Image.Resampling.BICUBIC),
+        "enlarged": hard.resize((40, 22)).resize((160, 90), Image.Resampling.BILINEAR),
+        "jpeg": Image.open(jpeg),
+    }
+
+
+@pytest.mark.parametrize("kind", ["resized", "enlarged", "jpeg", "fine jpeg"])
+def test_a_grey_mask_of_one_object_with_soft_edges_is_one_object(tmp_path, caplog, kind):
+    path = tmp_path / "soft.png"
+    soft_masks()[kind].save(path)
+    assert len(object_ids(read_labels(path).labels)) >= 8  # or there is nothing to see
+    labels = read_input_labels(path).labels
+    (found,) = object_ids(labels)
+    assert found == read_labels(path).labels.max()
+    wanted = ellipse() > 0
+    assert ((labels > 0) & wanted).sum() / ((labels > 0) | wanted).sum() > 0.9
+    assert f"{path}: grey values with soft edges; read as one object, {found}" in caplog.text
+
+
+def test_a_soft_mask_is_warned_of_once(tmp_path, caplog):
+    frames, mask = tmp_path / "frames", tmp_path / "soft.png"
+    frames.mkdir()
+    soft_masks()["resized"].save(mask)
+    for t in range(2):
+        Image.new("RGB", soft_masks()["resized"].size).save(frames / f"{t:05d}.png")
+    list(read_video(frames, first_mask=mask))
+    assert caplog.text.count("soft edges") == 1
+
+
+def test_many_tiny_ids_are_refused_with_advice(tmp_path):
+    path = tmp_path / "noise.png"
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random((60, 80)) < 0.05, rng.integers(1, 120, (60, 80)), 0).astype(np.uint8)
+    Image.fromarray(labels).save(path)
+    with pytest.raises(ValueError, match=r"noise\.png: got \d+ ids, \d+ of them with fewer than 16 .*indexed PNG"):
+        read_input_labels(path)
+    soft = np.array(soft_masks()["resized"])
+    write_labels(path, soft.astype(np.int32))  # indexed: its numbers are ids whatever they look like
+    with pytest.raises(ValueError, match="save the mask as an indexed PNG"):
+        read_input_labels(path)
+
+
+@pytest.mark.parametrize("ids", [range(1, 31), range(8, 256, 8), (1, 2, 3, 4, 5, 6, 7, 255), range(25, 255, 25)])
+def test_many_objects_stay_as_they_are(tmp_path, caplog, ids):
+    path = tmp_path / "many.png"
+    blocks = np.array([*ids, *[0] * (35 - len(ids))], np.uint8).reshape(5, 7)
+    labels = np.kron(blocks, np.ones((12, 12), np.uint8))
+    Image.fromarray(labels).save(path)
+    assert np.array_equal(read_input_labels(path).labels, labels)
+    assert not caplog.text
+
+
+def test_ids_of_16_bits_are_never_shades(tmp_path):
+    path = tmp_path / "deep.png"
+    labels = np.kron(np.arange(1, 21, dtype=np.uint16).reshape(4, 5) * 3000, np.ones((8, 8), np.uint16))
+    Image.fromarray(labels).save(path)
+    assert len(object_ids(read_input_labels(path).labels)) == 20
+
+
+@pytest.mark.parametrize(
+    ("colours", "warned"),
+    [
+        ([(255, 0, 0), (0, 0, 0)], True),
+        ([(0, 0, 0), (255, 0, 0)], False),
+        ([(9, 9, 9), (255, 0, 0)], False),
+        ([(0, 0, 0), (0, 0, 0)], False),
+    ],
+)
+def test_a_palette_with_black_behind_another_colour_is_warned_of(tmp_path, caplog, colours, warned):
+    """Drawing programs order their palettes as they like."""
+    image = Image.fromarray(np.eye(6, 9, dtype=np.uint8))
+    image.putpalette([channel for colour in colours for channel in colour])
+    image.save(tmp_path / "m.png")
+    assert np.array_equal(read_input_labels(tmp_path / "m.png").labels, np.eye(6, 9))
+    said = f"{tmp_path / 'm.png'}: the palette shows id 1 in black and id 0 in a colour"
+    assert (said in caplog.text) == warned
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_an_input_mask_in_colours_is_refused_with_advice(tmp_path, mode):
+    Image.new(mode, (9, 6)).save(tmp_path / "m.png")
+    with pytest.raises(ValueError, match=rf"mask is {mode} .*Save it as a grey or an indexed PNG") as error:
+        read_input_labels(tmp_path / "m.png")
+    assert "\n" not in str(error.value)

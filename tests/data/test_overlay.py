@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cutie_geo.data import overlay
-from cutie_geo.data.overlay import OverlayWriter, colour, draw
+from cutie_geo.data.overlay import NEGATIVE, POSITIVE, OverlayWriter, colour, draw, draw_prompts
+from cutie_geo.structures import Prompt
 
 
 def grey(height=120, width=160, value=100):
@@ -210,6 +211,59 @@ def test_a_video_comes_back_as_it_was_written(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("times", "used"),
+    [
+        ([0.0, 0.04, 0.08, 0.12], False),
+        ([0.0, 0.041, 0.079, 0.12], False),
+        ([0.0, 0.04, 0.5, 0.54], True),
+        ([0.0, 0.5, 0.4, 0.6], False),
+        ([0.0, 0.5], True),
+    ],
+)
+def test_times_are_used_if_they_leave_the_constant_rate(tmp_path, times, used):
+    constant = [0.0, 0.04, 0.08, 0.12]
+    with OverlayWriter(tmp_path / "a.mp4", 25, times=times) as writer:
+        for index in range(4):
+            writer.write(striped(96, 128, index))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+    expected = (times + [times[-1] + 0.04 * k for k in (1, 2, 3)])[:4] if used else constant
+    assert shown == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(480, 854), (180, 320)])
+def test_a_video_has_the_same_bytes_however_many_cores_there_are(tmp_path, monkeypatch, size):
+    pictures = [np.random.default_rng(t).integers(0, 256, (*size, 3)).astype(np.uint8) for t in range(6)]
+    written = []
+    for cores in (1, 8):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        with OverlayWriter(tmp_path / f"{cores}.mp4", 24) as writer:
+            for picture in pictures:
+                writer.write(picture)
+            assert writer._stream.codec_context.thread_count == 1
+        written.append((tmp_path / f"{cores}.mp4").read_bytes())
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("size", [(120, 160), (480, 640)])
+def test_points_and_boxes_show_where_they_are_given(size):
+    height, width = size
+    prompts = {
+        1: Prompt(((20.0, 30.0, 1), (width - 1.0, height - 1.0, 0))),
+        7: Prompt((), (width / 2, height / 2, width / 2 + 40, height / 2 + 30)),
+    }
+    image = grey(*size)
+    picture = draw_prompts(image, prompts)
+    assert (image == 100).all()
+    assert tuple(picture[30, 20]) == POSITIVE
+    assert tuple(picture[-1, -1]) == NEGATIVE
+    top, left = height // 2, width // 2
+    assert (picture[top, left + 5 : left + 35] == colour(7)).all(-1).mean() > 0.9
+    assert (picture[top + 15, left + 5 : left + 30] == 100).all()
+    assert (draw_prompts(image, {}) == image).all()
+
+
 @pytest.mark.parametrize("size", [(95, 127), (96, 127), (95, 128), (1, 1)])
 def test_odd_sizes_grow_to_even_ones(tmp_path, size):
     picture = striped(*size, 0)
@@ -243,14 +297,14 @@ def test_nothing_shows_before_the_end_and_nothing_stays_after_an_error(tmp_path)
 
 
 def test_pictures_of_differing_sizes_are_an_error(tmp_path):
-    wanted = r"a\.mp4: picture is \(H, W\) = \(96, 126\), wanted \(96, 128\) like the first"
+    wanted = r"a\.mp4: image is \(H, W\) = \(96, 126\), expected \(96, 128\) like the first"
     with pytest.raises(ValueError, match=wanted):
         write_all(tmp_path / "a.mp4", [striped(96, 128, 0), striped(96, 126, 0)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_video_without_pictures_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.mp4: got no picture"):
+    with pytest.raises(ValueError, match=r"a\.mp4: got no image"):
         write_all(tmp_path / "a.mp4", [])
     assert list(tmp_path.iterdir()) == []
 
@@ -262,14 +316,15 @@ def test_a_rate_that_is_not_positive_is_an_error(tmp_path, fps):
 
 
 def test_another_suffix_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.avi: got a video named \.avi, wanted \.mp4"):
+    with pytest.raises(ValueError, match=r"a\.avi: got a video named \.avi, expected \.mp4"):
         OverlayWriter(tmp_path / "a.avi", 25)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 @pytest.mark.parametrize("count", [2, 200])
-def test_a_full_disk_is_an_error_naming_the_video(tmp_path, count):
+def test_a_full_disk_is_an_error_naming_the_video(tmp_path, count, monkeypatch):
     """The hidden file is a link to the full device, so that FFmpeg itself meets the error, early or at the end."""
+    monkeypatch.setattr("cutie_geo.data.io_threads.hidden_name", lambda path: path.with_name(f".{path.name}.part"))
     (tmp_path / ".a.mp4.part").symlink_to("/dev/full")
     rng = np.random.default_rng(0)
     pictures = (rng.integers(0, 256, (96, 128, 3)).astype(np.uint8) for _ in range(count))

@@ -27,19 +27,23 @@ def test_words_belong_to_the_object_and_frame_named_before_them() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([("point", "3;4")], "--point: got '3;4', wanted numbers"),
-        ([("point", "3")], "--point 3: wanted x,y or x,y,label"),
-        ([("point", "3,4,2")], "--point 3,4,2: got label 2, wanted 1 on the object or 0 beside it"),
-        ([("point", "nan,4")], "--point nan,4: wanted finite numbers"),
-        ([("point", "3,4,0")], "--object 1: got points beside it only"),
-        ([("box", "1,2,3")], "--box 1,2,3: wanted x0,y0,x1,y1"),
-        ([("box", "5,2,3,9")], "--box 5,2,3,9: wanted the upper left corner first"),
+        ([("point", "3;4")], "--point: got '3;4', expected numbers"),
+        ([("point", "3")], "--point 3: expected x,y or x,y,label"),
+        ([("point", "3,4,2")], "--point 3,4,2: got label 2, expected 1 for positive or 0 for negative"),
+        ([("point", "nan,4")], "--point nan,4: expected finite numbers"),
+        ([("point", "3,4,0")], "--object 1: got negative points only"),
+        ([("box", "1,2,3")], "--box 1,2,3: expected x0,y0,x1,y1"),
+        ([("box", "5,2,3,9")], "--box 5,2,3,9: expected the upper left corner first"),
         ([("box", "1,2,3,4"), ("box", "1,2,3,5")], "--object 1: got 2 boxes"),
-        ([("object", "0"), ("point", "3,4")], "--object: got object '0', wanted a number from 1"),
+        ([("object", "0"), ("point", "3,4")], "--object: got object '0', expected a number from 1"),
         ([("object", "x")], "--object: got object 'x'"),
-        ([("object", "2"), ("point", "3,4"), ("object", "2")], "--object: got 2 twice, wanted each once"),
-        ([("object", "2")], "--object 2: nothing points at it"),
-        ([("frame", "5"), ("object", "2")], "--object 2 on frame 5: nothing points at it"),
+        ([("object", "2"), ("point", "3,4"), ("object", "2")], "--object: got 2 twice, expected each once"),
+        ([("object", "2")], "--object 2: got no prompt"),
+        ([("point", "3,4"), ("frame", "5")], "--frame 5: got no --point or --box after it; expected --frame before"),
+        ([("box", "1,2,3,4"), ("frame", "5")], "--frame 5: got no --point or --box after it"),
+        ([("frame", "4"), ("frame", "5"), ("point", "3,4")], "--frame 4: got no --point or --box after it"),
+        ([("frame", "5")], "--frame 5: got no --point or --box after it"),
+        ([("frame", "5"), ("object", "2")], "--object 2 on frame 5: got no prompt"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(words: list[tuple[str, str]], told: str) -> None:
@@ -56,17 +60,17 @@ def test_a_file_says_the_same_by_frame_and_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "can't be read as prompts"),
-        ("[]", "wanted an object of frames"),
-        ("{}", "wanted an object of frames"),
-        ('{"0": {}}', "0: wanted an object of object ids"),
+        ("{", "cannot be read as prompts"),
+        ("[]", "expected an object of frames"),
+        ("{}", "expected an object of frames"),
+        ('{"0": {}}', "0: expected an object of object ids"),
         ('{"0": {"1": {"points": [[1, 2]]}, "1": {"points": [[1, 2]]}}}', "got 1 twice"),
         ('{"0": {"1": {"points": [[1, 2]]}}, "0": {"2": {"points": [[1, 2]]}}}', "got 0 twice"),
         ('{"0": {"1": {"points": [[1, 2]]}, "01": {"points": [[1, 2]]}}}', "0: got object 1 twice"),
-        ('{"0": {"1": {"dots": [[1, 2]]}}}', "0: 1: unknown dots; wanted points and box"),
-        ('{"0": {"1": {"points": [[1, "2"]]}}}', "0: 1: points: got .* wanted a list of numbers"),
-        ('{"0": {"1": {"points": 3}}}', "points: wanted a list of"),
-        ('{"0": {"1": {}}}', "0: 1: nothing points at it"),
+        ('{"0": {"1": {"dots": [[1, 2]]}}}', "0: 1: unknown dots; expected points and box"),
+        ('{"0": {"1": {"points": [[1, "2"]]}}}', "0: 1: points: got .* expected a list of numbers"),
+        ('{"0": {"1": {"points": 3}}}', "points: expected a list of"),
+        ('{"0": {"1": {}}}', "0: 1: got no prompt"),
         ('{"0": {"-1": {"points": [[1, 2]]}}}', "got object '-1'"),
     ],
 )
@@ -75,7 +79,7 @@ def test_files_that_mean_nothing_are_refused_by_name(tmp_path: Path, text: str, 
     file.write_text(text)
     with pytest.raises(ValueError, match=f"prompts.json.*{told}"):
         read_prompts(file)
-    with pytest.raises(ValueError, match=r"nowhere.json: can't be read as prompts: No such file"):
+    with pytest.raises(ValueError, match=r"nowhere.json: cannot be read as prompts: No such file"):
         read_prompts(tmp_path / "nowhere.json")
 
 
@@ -95,7 +99,7 @@ def test_frames_come_with_their_prompts(tmp_path: Path, kind: str) -> None:
         ({"00002": {3: Prompt(((float(SIZE[1]) + 1, 4.0, 1),))}}, r"object 3 on frame 00002: got \(97, 4\)"),
         (
             {FIRST: {3: Prompt((), (0.0, 0.0, 5.0, 65.0))}},
-            r"object 3 on frame 00000: got \(5, 65\), wanted it within 96x64",
+            r"object 3 on frame 00000: got \(5, 65\), expected it within 96x64",
         ),
     ],
 )
@@ -113,3 +117,13 @@ def test_masks_and_prompts_share_a_video(tmp_path: Path) -> None:
     first, second = read_video(frames, tmp_path / "first.png", prompts={"00001": {1: Prompt((), BOX)}})
     assert first.given is not None
     assert (first.prompts, second.given, second.prompts) == (None, None, {1: Prompt((), BOX)})
+
+
+def test_negative_points_alone_correct_an_object_that_another_frame_shows(tmp_path: Path) -> None:
+    words = [("point", "3,4"), ("frame", "00002"), ("point", "5,6,0")]
+    assert prompts_of_words(words)["00002"] == {1: Prompt(((5.0, 6.0, 0),))}
+    with pytest.raises(ValueError, match="--object 2 on frame 00002: got negative points only"):
+        prompts_of_words([*words[:2], ("object", "2"), *words[2:]])
+    file = tmp_path / "prompts.json"
+    file.write_text('{"0": {"1": {"box": [1, 1, 9, 9]}}, "1": {"1": {"points": [[5, 6, 0]]}}}')
+    assert read_prompts(file)["1"] == {1: Prompt(((5.0, 6.0, 0),))}

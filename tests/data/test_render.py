@@ -180,12 +180,12 @@ def test_a_still_scene_is_still():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"camera": 1.5}, r"SceneConfig.camera: got 1.5, wanted 0 to 1"),
+        ({"camera": 1.5}, r"SceneConfig.camera: got 1.5, expected 0 to 1"),
         ({"noise": float("nan")}, r"SceneConfig.noise: got nan"),
         ({"leave_probability": -0.1}, r"SceneConfig.leave_probability: got -0.1"),
-        ({"height": 8}, r"SceneConfig.height: got 8, wanted at least 16"),
-        ({"frames": 0}, r"SceneConfig.frames: got 0, wanted at least 1"),
-        ({"min_objects": 4, "max_objects": 3}, r"SceneConfig.max_objects: got 3, wanted 4"),
+        ({"height": 8}, r"SceneConfig.height: got 8, expected at least 16"),
+        ({"frames": 0}, r"SceneConfig.frames: got 0, expected at least 1"),
+        ({"min_objects": 4, "max_objects": 3}, r"SceneConfig.max_objects: got 3, expected 4"),
         ({"max_objects": 255}, r"SceneConfig.max_objects: got 255"),
         ({"min_size": 0.3, "max_size": 0.2}, r"SceneConfig.min_size: got 0.3"),
     ],

@@ -73,19 +73,19 @@ def test_the_reference_mask_may_not_be_left_out_but_for_visor(mose: tuple[list[V
 def test_a_missing_folder_is_named(mose: tuple[list[VideoRecord], Path]):
     found, results = mose
     (results / "bear").rename(results.parent / "elsewhere")
-    assert only_problem(found, results) == f"{results / 'bear'}: no such folder, wanted the masks of this video"
+    assert only_problem(found, results) == f"{results / 'bear'}: no such folder, expected the masks of this video"
 
 
 def test_a_mask_of_another_size_is_named(mose: tuple[list[VideoRecord], Path]):
     found, results = mose
     path = write_mask(results / "bear" / "00001.png", regions(size=(32, 48)))
-    assert only_problem(found, results) == f"{path}: mask has 48x32 pixels, wanted {SIZE[1]}x{SIZE[0]}"
+    assert only_problem(found, results) == f"{path}: mask is 48x32 pixels, expected {SIZE[1]}x{SIZE[0]}"
 
 
 def test_ids_that_were_not_given_are_named(mose: tuple[list[VideoRecord], Path]):
     found, results = mose
     path = write_mask(results / "bear" / "00002.png", regions((1, 2, 7, 255)))
-    assert only_problem(found, results) == f"{path}: ids 7, 255, wanted those given: 1, 2"
+    assert only_problem(found, results) == f"{path}: ids 7, 255, expected prompted ids: 1, 2"
 
 
 def test_void_in_the_given_mask_is_no_object(mose: tuple[list[VideoRecord], Path]):
@@ -114,14 +114,14 @@ def test_a_damaged_mask_is_named(mose: tuple[list[VideoRecord], Path], content: 
     found, results = mose
     path = results / "bear" / "00001.png"
     path.write_bytes(content)
-    assert only_problem(found, results).startswith(f"{path}: can't be read as a mask")
+    assert only_problem(found, results).startswith(f"{path}: cannot be read as a mask")
 
 
 def test_a_mask_cut_off_in_the_middle_is_named(mose: tuple[list[VideoRecord], Path]):
     found, results = mose
     path = results / "bear" / "00001.png"
     path.write_bytes(path.read_bytes()[:-40])
-    assert only_problem(found, results).startswith(f"{path}: can't be read as a mask")
+    assert only_problem(found, results).startswith(f"{path}: cannot be read as a mask")
 
 
 def test_greys_of_few_bits_are_named_since_others_read_them_otherwise(mose: tuple[list[VideoRecord], Path]):
@@ -146,7 +146,7 @@ def grey_of_four_bits(labels: np.ndarray) -> bytes:
 def test_files_that_no_frame_has_are_named(mose: tuple[list[VideoRecord], Path]):
     found, results = mose
     path = write_mask(results / "bear" / "00009.png")
-    assert only_problem(found, results) == f"{path}: not wanted, the benchmark has no such frame"
+    assert only_problem(found, results) == f"{path}: not expected, the benchmark has no such frame"
     path.rename(path.with_name(".hidden.png"))
     assert video_problems(SERVERS["mose"], found[0], results) == []
 
@@ -170,7 +170,7 @@ def test_folders_and_files_that_no_video_has_are_named(mose: tuple[list[VideoRec
     (results / "probs").mkdir()
     problems = folder_problems(SERVERS["mose"], found, results, known=("probs",))
     assert problems == [
-        f"{results / name}: not wanted, the benchmark has no such video" for name in ("00000.png", "dog")
+        f"{results / name}: not expected, the benchmark has no such video" for name in ("00000.png", "dog")
     ]
 
 
@@ -181,7 +181,7 @@ def test_davis_is_told_that_its_server_refuses_a_single_folder(tmp_path: Path):
     (tmp_path / "ImageSets" / "2017" / "test-dev.txt").write_text("bear\n")
     found = records(SERVERS["davis"], tmp_path, "test-dev")
     (problem,) = folder_problems(SERVERS["davis"], found, write_results(tmp_path / "out", found))
-    assert "a zip that holds a single folder" in problem
+    assert "a zip with a single folder" in problem
 
 
 def test_davis_at_full_resolution_is_refused(tmp_path: Path):
@@ -224,7 +224,7 @@ def test_youtubevos_has_the_frames_of_its_list_below_annotations(tmp_path: Path)
     assert listed(tmp_path / "y.zip") == [f"Annotations/a1/{stem}.png" for stem in ("00000", "00002", "00004")]
     write_mask(tmp_path / "out" / "a1" / "00004.png", regions((1, 5, 9)))
     (problem,) = video_problems(SERVERS["youtubevos"], found[0], tmp_path / "out")
-    assert problem.endswith("ids 9, wanted those given: 1, 5"), "the list has no object 9, whatever a mask shows"
+    assert problem.endswith("ids 9, expected prompted ids: 1, 5"), "the list has no object 9, whatever a mask shows"
     (frames / "00000.jpg").unlink()
     (problem,) = video_problems(SERVERS["youtubevos"], found[0], tmp_path / "out")
     assert problem.endswith("no frame 00000, which the benchmark lists")
@@ -322,7 +322,7 @@ def test_visor_wants_its_own_size_whatever_the_frames_have(tmp_path: Path):
     results = write_results(tmp_path / "out", found)
     problems = video_problems(SERVERS["visor"], found[0], results)
     assert len(problems) == 2
-    assert all(text.endswith("mask has 96x64 pixels, wanted 854x480") for text in problems)
+    assert all(text.endswith("mask is 96x64 pixels, expected 854x480") for text in problems)
 
 
 def test_what_visor_s_mapping_does_not_name_is_skipped_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):

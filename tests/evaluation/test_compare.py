@@ -71,7 +71,7 @@ def test_reports_that_cannot_be_paired_are_refused() -> None:
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "r.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"r\.json: can't be read as a report"):
+    with pytest.raises(ValueError, match=r"r\.json: cannot be read as a report"):
         read_report(path)
     path.write_text(json.dumps(report(FIRST)))
     assert read_report(path) == report(FIRST)

@@ -265,7 +265,7 @@ def test_a_missing_mask_is_named(folders: tuple[Path, Path]) -> None:
 def test_a_mask_of_another_size_is_named(folders: tuple[Path, Path]) -> None:
     truth, masks = folders
     write(masks / "00002.png", np.zeros((50, 40)))
-    with pytest.raises(ValueError, match=r"masks.00002\.png: got size \(50, 40\), wanted \(40, 50\)"):
+    with pytest.raises(ValueError, match=r"masks.00002\.png: got size \(50, 40\), expected \(40, 50\)"):
         score_folders(truth, masks)
 
 
@@ -273,5 +273,5 @@ def test_a_mask_of_another_size_is_named(folders: tuple[Path, Path]) -> None:
 def test_too_few_frames_are_refused(tmp_path: Path, count: int) -> None:
     for t, labels in enumerate(frames(count)):
         write(tmp_path / f"{t:05d}.png", labels)
-    with pytest.raises(ValueError, match=rf"got {count} masks, wanted at least 3"):
+    with pytest.raises(ValueError, match=rf"got {count} masks, expected at least 3"):
         score_folders(tmp_path, tmp_path)

@@ -1,15 +1,15 @@
-"""What a training of a classifier of masklets needs around it."""
+"""Hooks and state for the training of a masklet classifier."""
 
 from pathlib import Path
 
-from cutie_geo.config import ClassifierConfig
-from cutie_geo.model.masklet_classifier import MaskletClassifier
 from cutie_geo.training.optimiser import build_optimiser, groups
 from cutie_geo.training.state import Checkpoints, TrainState
+from cutie_geo.vss.classifier import MaskletClassifier
+from cutie_geo.vss.config import ClassifierConfig
 
 
 class Hooks:
-    """Keeps what is said, and checkpoints; asks to stop after a step."""
+    """Records log lines, saves checkpoints, and asks to stop after a step."""
 
     def __init__(self, root: Path, config: ClassifierConfig, stop_after: int = -1) -> None:
         self.checkpoints, self.config, self.stop_after = Checkpoints(root), config, stop_after
@@ -34,5 +34,5 @@ class Hooks:
 
 
 def state_of(model: MaskletClassifier, config: ClassifierConfig) -> TrainState:
-    """A classifier and its optimiser."""
+    """Return a classifier's training state with its optimiser."""
     return TrainState(model, build_optimiser(groups(model, config.optimiser), config.optimiser, half=False))

@@ -12,7 +12,7 @@ from PIL import Image
 from sam2.build_sam import build_sam2_video_predictor
 from torch import Tensor
 
-from cutie_geo.model.sam2 import SAM2_MODELS, Sam2Model, load_sam2
+from cutie_geo.sam2.networks import SAM2_MODELS, Sam2Model, load_sam2
 
 WIDTHS = {
     64: (

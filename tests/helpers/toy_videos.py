@@ -49,6 +49,17 @@ def write_film(path: Path, frames: int = 4, size: tuple[int, int] = SIZE) -> Pat
     return path
 
 
+def write_mjpeg(path: Path, frames: int) -> Path:
+    """A video of whole images, which can be read up to where it breaks off."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuvj420p"
+        for image in pictures(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
 def regions(ids: Sequence[int] = (1, 2), size: tuple[int, int] = SIZE) -> np.ndarray:
     """A label map with a block for each id, side by side and from top to bottom, background around each."""
     columns = int(np.ceil(np.sqrt(len(ids))))

@@ -20,7 +20,7 @@ STAGE: dict[str, Any] = {
     "optimiser": {"learning_rate": 1e-3},
     "save_every": 2,
     "log_every": 3,
-    "pictures_every": 0,
+    "images_every": 0,
 }
 
 

@@ -18,11 +18,14 @@ from toy_videos import contents, read_ids, regions, summary, tiny_options, write
 from cutie_geo.__main__ import run_one
 from cutie_geo.data.masks import read_probs
 from cutie_geo.inference.ensemble import Ensemble, View, ViewTracker, views_of
+from cutie_geo.inference.memory_estimate import held_bytes
 from cutie_geo.inference.options import RunOptions
-from cutie_geo.inference.room import held_bytes
-from cutie_geo.inference.segment import Segmenter, segment_frames, segment_video
+from cutie_geo.inference.prefetch import Prefetch
+from cutie_geo.inference.segment import segment_frames
+from cutie_geo.inference.segmenter import Segmenter
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.runs.calls import segment_video
 from cutie_geo.structures import Decoded, Frame, FrameFeatures
 
 SIZE = (50, 67)
@@ -49,7 +52,7 @@ def all_probs(segmenter: Segmenter, frames: list[Frame]) -> list[torch.Tensor]:
 
 
 # -------------------------------------------------------------------------------------------------------------- views
-def test_views_are_every_scale_straight_and_mirrored() -> None:
+def test_views_are_every_scale_straight_and_flipped() -> None:
     assert views_of() == (View(),)
     assert views_of((1.2, 1.4)) == (View(1.2), View(1.4))
     assert views_of((1.2, 1.4), flip=True) == (View(1.2), View(1.2, True), View(1.4), View(1.4, True))
@@ -58,7 +61,7 @@ def test_views_are_every_scale_straight_and_mirrored() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.2, float("nan"), float("inf")])
 def test_scales_that_are_none_are_refused(scale: float) -> None:
-    with pytest.raises(ValueError, match=r"--ms: got .*, wanted a positive number"):
+    with pytest.raises(ValueError, match=r"--ms: got .*, expected a positive number"):
         views_of((1.2, scale), name="--ms")
 
 
@@ -69,7 +72,7 @@ def test_views_that_make_no_sense_together_are_refused(tiny_model: CutieGeo) -> 
         Ensemble(tiny_model, scales=())
     with pytest.raises(ValueError, match="views: got none"):
         Ensemble(tiny_model, views=[])
-    with pytest.raises(ValueError, match="feedback: got 'others', wanted own or merged"):
+    with pytest.raises(ValueError, match="feedback: got 'others', expected own or merged"):
         Ensemble(tiny_model, feedback="others")
     with pytest.raises(ValueError, match="unknown mem_evry"):
         Ensemble(tiny_model, mem_evry=3)
@@ -83,10 +86,10 @@ def test_a_mirror_undone_is_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.2, 1.3, 1.4, 2.0])
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_an_enlargement_undone_is_off_by_no_more_than_neighbours_differ(scale: float, mirrored: bool) -> None:
+@pytest.mark.parametrize("flipped", [False, True])
+def test_an_enlargement_undone_is_off_by_no_more_than_neighbours_differ(scale: float, flipped: bool) -> None:
     """Each of the two interpolations reaches for half a pixel on the average, at most: one pixel along each axis."""
-    image, view = torch.rand(3, *SIZE), View(scale, mirrored)
+    image, view = torch.rand(3, *SIZE), View(scale, flipped)
     bound = image.diff(dim=1).abs().max() + image.diff(dim=2).abs().max()
     assert (view.back(view.of(image), SIZE) - image).abs().max() <= bound
     smooth = torch.linspace(0, 1, SIZE[1]).expand(1, *SIZE)
@@ -96,25 +99,25 @@ def test_an_enlargement_undone_is_off_by_no_more_than_neighbours_differ(scale: f
 @pytest.mark.parametrize("scale", [0.7, 1.0, 1.3])
 def test_label_maps_keep_ids_of_any_size_and_soft_masks_their_range(scale: float) -> None:
     labels = torch.from_numpy(regions((2**31 - 1, 2**24 + 1), SIZE)).long()
-    straight, mirrored = View(scale).of_mask(labels), View(scale, True).of_mask(labels)
+    straight, flipped = View(scale).of_mask(labels), View(scale, True).of_mask(labels)
     assert straight.shape == View(scale).size(SIZE)
     assert set(straight.unique().tolist()) == {0, 2**24 + 1, 2**31 - 1}
-    assert torch.equal(mirrored, straight.flip(-1))
+    assert torch.equal(flipped, straight.flip(-1))
     soft = View(scale, True).of_mask(torch.ones(2, *SIZE, dtype=torch.bool))
     assert soft.dtype == torch.float32
     assert 1 - 1e-6 <= soft.min() <= soft.max() <= 1
 
 
 @pytest.mark.parametrize("size", [SIZE, (48, 64), (49, 66), (51, 71)])
-def test_a_mirrored_view_is_the_mirror_of_the_padded_frame(tiny_model: CutieGeo, size: tuple[int, int]) -> None:
+def test_a_flipped_view_is_the_mirror_image_of_the_padded_frame(tiny_model: CutieGeo, size: tuple[int, int]) -> None:
     image = torch.rand(3, *size)
-    straight, mirrored = Ensemble(tiny_model, flip=True).encode(image)
-    assert torch.equal(mirrored.image, straight.image.flip(-1))
+    straight, flipped = Ensemble(tiny_model, flip=True).encode(image)
+    assert torch.equal(flipped.image, straight.image.flip(-1))
 
 
 def test_the_model_s_own_size_is_that_of_frames_and_scales_go_on_from_it(tiny_model: CutieGeo) -> None:
     sized = copy.copy(tiny_model)
-    sized.config = replace(tiny_model.config, frame_size=32)
+    sized.config = replace(tiny_model.config, max_internal_size=32)
     views = Ensemble(sized, scales=(1.0, 1.5), flip=True).trackers
     assert [tracker.geometry_at(SIZE).internal for tracker in views] == [(32, 42), (32, 42), (48, 64), (48, 64)]
     views = Ensemble(sized, scales=(1.0, 1.5), max_internal_size=-1).trackers
@@ -123,7 +126,7 @@ def test_the_model_s_own_size_is_that_of_frames_and_scales_go_on_from_it(tiny_mo
 
 def test_frames_that_a_scale_makes_too_small_are_refused(tiny_model: CutieGeo) -> None:
     ensemble = Ensemble(tiny_model, scales=(1.0, 0.5))
-    with pytest.raises(ValueError, match=r"scale 0\.5: makes 25x34 of frames of 50x67, wanted at least 32 pixels"):
+    with pytest.raises(ValueError, match=r"scale 0\.5: makes 25x34 of frames of 50x67, expected at least 32 pixels"):
         ensemble.step(torch.rand(3, *SIZE))
     assert ensemble.encode_ahead([torch.rand(3, *SIZE)]) == []
     assert ensemble.frame_size is None
@@ -260,12 +263,12 @@ def test_an_object_without_a_pixel_left_in_a_smaller_view_is_there_in_all(tiny_m
 @pytest.mark.parametrize(
     ("image", "mask", "objects", "words"),
     [
-        (torch.rand(3, 32, 32), None, None, "image: got size"),
+        (torch.rand(3, 32, 32), None, None, "image: the size changed within a video"),
         (torch.full((3, *SIZE), 7.0), None, None, "image: got values"),
         (torch.rand(3, *SIZE), torch.ones(3, 3).long(), None, "mask: got size"),
         (torch.rand(3, *SIZE), torch.ones(SIZE), None, "label map: got"),
         (torch.rand(3, *SIZE), torch.ones(SIZE).long(), [0], "object id: got 0"),
-        (torch.rand(3, *SIZE), None, [1], "objects: given without a mask"),
+        (torch.rand(3, *SIZE), None, [1], "objects: got ids without a mask, expected both"),
         (torch.rand(3, *SIZE), torch.full((1, *SIZE), 1.5), None, "mask: got values outside"),
     ],
 )
@@ -283,9 +286,13 @@ def test_a_frame_that_is_refused_changes_nothing(
 
 # ------------------------------------------------------------------------------------------------------------- memory
 def living_bytes() -> int:
-    """Bytes of all tensors that anything still refers to."""
+    """Bytes of all tensors that anything still refers to, but for weights packed by oneDNN, whose storage is hidden."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+    tensors = [
+        thing
+        for thing in gc.get_objects()
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_mkldnn
+    ]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
@@ -338,7 +345,7 @@ def test_states_that_are_none_are_refused(tiny_model: CutieGeo) -> None:
         ensemble.load_state_dict(tracker.state_dict())
     with pytest.raises(ValueError, match="ensemble state: damaged"):
         ensemble.load_state_dict(state | {"views": [3]})
-    with pytest.raises(ValueError, match=r"ensemble state: a view of \(50, 67\), wanted \(100, 134\)"):
+    with pytest.raises(ValueError, match=r"ensemble state: a view of \(50, 67\), expected \(100, 134\)"):
         ensemble.load_state_dict(state | {"views": [[2.0, False], [2.0, True]]})
     with pytest.raises(ValueError, match="at frames and objects"):
         ensemble.load_state_dict(state | {"trackers": [state["trackers"][0], state["trackers"][1] | {"frame": 7}]})
@@ -355,7 +362,7 @@ def test_a_video_is_segmented_by_an_ensemble_as_by_a_tracker(tiny_model: CutieGe
     assert [name for name, _ in results] == [frame.name for frame in frames]
     steps = make()
     for (_, ours), probs in zip(results, all_probs(steps, frames)):
-        assert (ours == steps.trackers[0].registry.paint(probs)).float().mean() > 0.999
+        assert (ours == steps.labels(probs)).float().mean() > 0.999
     assert isinstance(steps, Segmenter)
     assert isinstance(Tracker(tiny_model), Segmenter)
 
@@ -365,7 +372,7 @@ def test_views_of_one_size_and_their_frames_go_through_the_encoder_at_once(tiny_
     hook = tiny_model.encoder.register_forward_pre_hook(
         lambda _, args: batches.append((len(args[0]), args[0].shape[-1]))
     )
-    list(segment_frames(Ensemble(tiny_model, (1.0, 1.4), True), video(6, (2,)), lookahead=4))
+    list(segment_frames(Ensemble(tiny_model, (1.0, 1.4), True), video(6, (2,)), Prefetch(4)))
     hook.remove()
     assert batches == [(4, 80), (4, 96), (4, 80), (4, 96)]
 
@@ -381,7 +388,9 @@ def test_depth_is_that_of_the_first_view() -> None:
     torch.manual_seed(0)
     model, frames = randomised(CutieGeo(tiny_geo_config())), video(2)
     ensemble, tracker = Ensemble(model, (1.0, 1.3), True), Tracker(model)
-    for ours, plain in zip(segment_frames(ensemble, frames, 2, True), segment_frames(tracker, frames, 2, True)):
+    for ours, plain in zip(
+        segment_frames(ensemble, frames, Prefetch(2, True)), segment_frames(tracker, frames, Prefetch(2, True))
+    ):
         assert ours.depth is not None
         assert plain.depth is not None
         torch.testing.assert_close(ours.depth, plain.depth, atol=1e-4, rtol=0)
@@ -449,11 +458,11 @@ def test_more_views_than_memory_allows_are_refused_before_anything_changes(
     ensemble, (frame,) = Ensemble(tiny_model, (1.0, 1.5), **OPTIONS), video(1)
     sizes = [tracker.geometry_at(SIZE).padded for tracker in ensemble.trackers]
     needed = sum(held_bytes(tiny_model, size, 3, ensemble.trackers[0].config) for size in sizes)
-    monkeypatch.setattr("cutie_geo.inference.room.free_bytes", lambda device: needed)
+    monkeypatch.setattr("cutie_geo.inference.memory_estimate.free_bytes", lambda device: needed)
     with pytest.raises(ValueError, match=r"2 views of 3 objects: need about .* GiB more on cpu.*cutie-geo fuse"):
         ensemble.step(frame.image, given(frame))
     assert (ensemble.frame_size, ensemble.object_ids) == (None, [])
-    monkeypatch.setattr("cutie_geo.inference.room.free_bytes", lambda device: 10 * needed)
+    monkeypatch.setattr("cutie_geo.inference.memory_estimate.free_bytes", lambda device: 10 * needed)
     ensemble.step(frame.image, given(frame))
 
 
@@ -496,15 +505,16 @@ def infer(tmp_path: Path, *argv: object) -> int:
     return run_one("infer", [*what, *tiny_options(tmp_path), *map(str, argv)])
 
 
+@pytest.mark.slow
 def test_infer_runs_the_paper_s_ensemble_and_resumes_it(tmp_path: Path, capsys: Said) -> None:
     paper = ("--ms", 1.2, 1.3, 1.4, "--flip")
     assert infer(tmp_path, *paper, "--save-probs", "--overlay", "--lookahead", 2) == 0
-    written = contents(tmp_path / "out" / "bear")
+    written = contents(tmp_path / "out" / "Annotations" / "bear")
     assert list(written) == ["00000.png", "00001.png", "00002.png"]
     assert (tmp_path / "out" / "overlays" / "bear.mp4").is_file()
     probs, ids = read_probs(tmp_path / "out" / "probs" / "bear" / "00002.npz")
     assert (probs.shape, ids) == ((3, *TOY_SIZE), (1, 7))
-    slots = np.searchsorted([0, 1, 7], read_ids(tmp_path / "out" / "bear" / "00002.png"))
+    slots = np.searchsorted([0, 1, 7], read_ids(tmp_path / "out" / "Annotations" / "bear" / "00002.png"))
     chosen = np.take_along_axis(probs, slots[None], axis=0)[0]
     assert (chosen >= probs.max(axis=0) - 1.01 / 255).all()  # the file's probabilities are rounded
     told = summary(tmp_path / "out")
@@ -521,28 +531,28 @@ def test_infer_runs_the_paper_s_ensemble_and_resumes_it(tmp_path: Path, capsys: 
     ):
         assert infer(tmp_path, *other) == 2
         assert f"bear was made with other {named};" in capsys.readouterr().err
-    assert contents(tmp_path / "out" / "bear") == written
+    assert contents(tmp_path / "out" / "Annotations" / "bear") == written
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("--ms", 0), "--ms: got 0, wanted a positive number"),
+        (("--ms", 0), "--ms: got 0, expected a positive number"),
         (("--ms", 1.2, -1), "--ms: got -1"),
         (("--ms", "nan"), "--ms: got nan"),
         (("--ms", "inf"), "--ms: got inf"),
         (("--ms", 1.2, 1.3, 1.2), "--ms: got 1.2 more than once"),
-        (("--ensemble-feedback", "merged"), "--ensemble-feedback: wanted --ms or --flip with it"),
+        (("--ensemble-feedback", "merged"), "--ensemble-feedback: expected --ms or --flip with it"),
         (("--ms", 0.4), "bear: scale 0.4: makes 26x38 of frames of 64x96"),
-        (("--ms-workers", 2), "--ms-workers: wanted --ms, --flip or several --models with it"),
-        (("--flip", "--ms-workers", 0), "--ms-workers: got 0, wanted 1 or more"),
-        (("--devices", "cpu"), "--devices: wanted --ms, --flip or several --models with it"),
-        (("--flip", "--devices", "cpu", "--device", "cpu"), "--device and --devices: wanted one of them"),
+        (("--ms-workers", 2), "--ms-workers: expected --ms, --flip or several --models with it"),
+        (("--flip", "--ms-workers", 0), "--ms-workers: got 0, expected 1 or more"),
+        (("--devices", "cpu"), "--devices: expected --ms, --flip or several --models with it"),
+        (("--flip", "--devices", "cpu", "--device", "cpu"), "--device and --devices: expected one of them"),
         (("--flip", "--devices", "cpu", "nowhere", "--device", "auto"), "device nowhere:"),
-        (("--models", "cutie-small"), "--model and --models: wanted one of them"),
-        (("--model-weights", 1), "--model-weights: wanted several --models with it"),
-        (("--min-confidence", 2), "min_confidence: got 2, wanted 0 to 1"),
-        (("--remove-specks", -1), "specks: got -1"),
+        (("--models", "cutie-small"), "--model and --models: expected one of them"),
+        (("--coefficients", 1), "--coefficients: expected several --models with it"),
+        (("--min-confidence", 2), "min_confidence: got 2, expected 0 to 1"),
+        (("--remove-small", -1), "small_components: got -1"),
     ],
 )
 def test_infer_refuses_views_that_make_no_sense(
@@ -550,3 +560,38 @@ def test_infer_refuses_views_that_make_no_sense(
 ) -> None:
     assert infer(tmp_path, *argv) == 2
     assert words in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- corrections, and whose ids
+@pytest.mark.parametrize("feedback", ["own", "merged"])
+def test_a_correction_reaches_every_view(tiny_model: CutieGeo, feedback: str) -> None:
+    frames = video(7)
+    labels = synthetic_video(*SIZE, 7)[1]
+    ensemble, alone = (
+        Ensemble(tiny_model, scales, flip, feedback, **OPTIONS)
+        for scales, flip in (((1.0, 1.2), True), ((1.0,), False))
+    )
+    single = Tracker(tiny_model, **OPTIONS)
+    for t, frame in enumerate(frames):
+        mask = {"mask": labels[4] == 1, "objects": [1], "correction": True} if t == 4 else {"mask": given(frame)}
+        seen = [each.step(frame.image, **mask) for each in (ensemble, alone, single)]
+        assert torch.allclose(seen[1], seen[2], atol=1e-5)
+    for tracker in ensemble.trackers:
+        (bank,) = [bank for bank in tracker.memory.banks if 1 in bank.ids]
+        assert bank.ids == [1]
+        assert bank.num_recent == 0 or bank.num_permanent
+    assert ensemble.object_ids == single.object_ids
+
+
+def test_old_probabilities_of_an_ensemble_keep_their_ids(tiny_model: CutieGeo) -> None:
+    frames, labels = video(4), synthetic_video(*SIZE, 4)[1]
+    ensemble = Ensemble(tiny_model, flip=True, **OPTIONS)
+    ensemble.step(frames[0].image, labels[0], [1, 2])
+    old = ensemble.step(frames[1].image)
+    before = ensemble.labels(old)
+    ensemble.remove([1])
+    ensemble.step(frames[2].image, labels[2] == 3, [1])
+    assert ensemble.object_ids == [2, 1]
+    assert torch.equal(ensemble.labels(old), before)
+    with pytest.raises(ValueError, match=r"may be \[1, 2\] or \[2, 1\]"):
+        ensemble.labels(old.clone())

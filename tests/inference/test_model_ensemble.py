@@ -1,6 +1,5 @@
 """Different models, one answer."""
 
-from argparse import Namespace
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +9,17 @@ import torch
 from parity_rules import synthetic_video
 from tiny import randomised, tiny_config, tiny_geo_config
 
-from cutie_geo.baselines import CopyMask
-from cutie_geo.commands.models import fitted
+from cutie_geo.config import TrackerConfig
 from cutie_geo.data.video import resize_shorter
-from cutie_geo.inference.ensemble import Ensemble, views_of
-from cutie_geo.inference.methods import method_for
-from cutie_geo.inference.model_ensemble import ModelEnsemble, shares_of
+from cutie_geo.inference.baselines import CopyMask
+from cutie_geo.inference.ensemble import Ensemble
+from cutie_geo.inference.factory import internal_size, method_for, reading_size
+from cutie_geo.inference.model_ensemble import ModelEnsemble, normalise_weights
 from cutie_geo.inference.options import RunOptions
-from cutie_geo.inference.segment import Method, segment_video
+from cutie_geo.inference.segmenter import Method
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.runs.calls import segment_video
 from cutie_geo.structures import Frame
 
 SIZE = (50, 67)
@@ -137,7 +137,7 @@ def test_what_one_member_would_refuse_changes_none(models: list[CutieGeo], chang
         mask = labels[1][:10]
     else:
         ids = [0]
-    with pytest.raises(ValueError, match=r"image: got size|mask: got size|object id: got 0"):
+    with pytest.raises(ValueError, match=r"image: the size changed|mask: got size|object id: got 0"):
         together.step(image, mask, ids)
     alone = [Tracker(model) for model in models]
     for tracker in alone:
@@ -175,21 +175,11 @@ def test_each_of_several_models_keeps_its_own_pace_of_memory(
     models: list[CutieGeo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for model, (every, tokens) in zip(models, ((2, 9), (3, None))):
-        monkeypatch.setattr(model, "config", replace(model.config, memory_interval=every, tokens_read=tokens))
-    options = fitted(Namespace(size=None), models, RunOptions(size=48))
-    together = method_for(models, options)
+        monkeypatch.setattr(model, "config", replace(model.config, mem_every=every, top_k=tokens))
+    together = method_for(models, RunOptions(default_size=48))
     assert isinstance(together, ModelEnsemble)
     trackers = [member for member in together.members if isinstance(member, Tracker)]
     assert [(tracker.config.mem_every, tracker.config.top_k) for tracker in trackers] == [(2, 9), (3, 30)]
-    alone = fitted(Namespace(size=None), models[:1], RunOptions(size=48))
-    assert (alone.tracker.mem_every, alone.tracker.top_k) == (2, 9)
-
-
-def test_a_view_shrinks_frames_to_a_model_s_own_size(models: list[CutieGeo]) -> None:
-    view = views_of((1.5,), shorter=40)[0]
-    assert view.size((80, 120)) == (60, 90)
-    assert view.size((32, 48)) == (48, 72)
-    assert view.of(torch.rand(3, 80, 120)).shape == (3, 60, 90)
 
 
 def test_models_of_different_sizes_see_what_each_would_see_alone(
@@ -197,29 +187,55 @@ def test_models_of_different_sizes_see_what_each_would_see_alone(
 ) -> None:
     sizes, frame = (48, 80), torch.rand(3, 150, 225)
     for model, size in zip(models, sizes):
-        monkeypatch.setattr(model, "config", replace(model.config, frame_size=size))
-    options = fitted(Namespace(size=None), models, RunOptions(size=480))
+        monkeypatch.setattr(model, "config", replace(model.config, max_internal_size=size))
+    options = RunOptions(default_size=480)
+    assert reading_size(models, options) == -1
     together = method_for(models, options)
     assert isinstance(together, ModelEnsemble)
-    seen = together.encode_ahead([resize_shorter(frame, options.size)])[0]
+    seen = together.encode_ahead([frame])[0]
     for model, size, features in zip(models, sizes, seen):
         alone = Tracker(model).encode(resize_shorter(frame, size))
-        torch.testing.assert_close(features[0].image, alone.image, atol=1e-6, rtol=0)
+        torch.testing.assert_close(features.image, alone.image, atol=1e-6, rtol=0)
+
+
+def test_the_size_of_frames_is_the_user_s_then_the_model_s_then_the_run_s(
+    models: list[CutieGeo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models[0], "config", replace(models[0].config, max_internal_size=48))
+    wanted = RunOptions(TrackerConfig(max_internal_size=96), default_size=480)
+    assert [internal_size(model, wanted) for model in models] == [96, 96]
+    assert [internal_size(model, RunOptions(default_size=480)) for model in models] == [48, 480]
+    assert reading_size(models, wanted) == 96
 
 
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ((1.0,), "got 1, wanted one for each of 2 models"),
-        ((1.0, 0.0), "got 0, wanted positive"),
+        ((1.0,), "got 1, expected one for each of 2 models"),
+        ((1.0, 0.0), "got 0, expected positive"),
         ((1.0, float("nan")), "got nan"),
     ],
 )
 def test_weights_that_cannot_work_are_refused(weights: tuple[float, ...], words: str) -> None:
-    with pytest.raises(ValueError, match=f"--model-weights: {words}"):
-        shares_of(weights, 2, "--model-weights")
+    with pytest.raises(ValueError, match=f"--coefficients: {words}"):
+        normalise_weights(weights, 2, "--coefficients")
 
 
 def test_an_ensemble_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="members: got none"):
         ModelEnsemble([])
+
+
+def test_models_share_corrections_and_old_probabilities_keep_their_ids(models: list[CutieGeo]) -> None:
+    images, labels = video(6)
+    members = [Tracker(model, **OPTIONS) for model in models]
+    together = ModelEnsemble(members)
+    together.step(images[0], labels[0], [1, 2])
+    old = together.step(images[1])
+    before = together.labels(old)
+    together.step(images[2], labels[2] == 1, [1], correction=True)
+    assert all([1] in [bank.ids for bank in member.memory.banks] for member in members)
+    together.remove([1])
+    together.step(images[3], labels[3] == 3, [1])
+    assert together.object_ids == [2, 1]
+    assert torch.equal(together.labels(old), before)

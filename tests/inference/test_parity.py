@@ -63,5 +63,5 @@ def test_run_gives_the_official_numbers(
 def token_counts(tracker: Tracker) -> list[int]:
     counts = []
     for bank in tracker.memory.banks:
-        counts += [bank.num_pinned + bank.num_recent, bank.num_pinned, bank.num_long]
+        counts += [bank.num_permanent + bank.num_recent, bank.num_permanent, bank.num_long]
     return counts + [0] * (6 - len(counts))

@@ -10,9 +10,11 @@ import torch
 from parity_rules import synthetic_video
 from tiny import randomised, tiny_geo_config
 
-from cutie_geo.inference.segment import segment_frames, segment_video
+from cutie_geo.inference.prefetch import Prefetch
+from cutie_geo.inference.segment import segment_frames
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.runs.calls import segment_video
 from cutie_geo.structures import Frame, GivenMask
 
 SIZE = (48, 64)
@@ -85,7 +87,7 @@ def test_frames_encoded_together_are_segmented_as_one_by_one(
     tiny_model: CutieGeo, lookahead: int, masks: tuple[int, ...]
 ) -> None:
     one_by_one = list(segment_frames(Tracker(tiny_model), video(7, masks)))
-    together = list(segment_frames(Tracker(tiny_model), video(7, masks), lookahead))
+    together = list(segment_frames(Tracker(tiny_model), video(7, masks), Prefetch(lookahead)))
     assert [result.frame.name for result in together] == [result.frame.name for result in one_by_one]
     for ours, wanted in zip(together, one_by_one):
         torch.testing.assert_close(ours.probs, wanted.probs, atol=1e-4, rtol=0)
@@ -96,7 +98,7 @@ def test_frames_of_one_batch_go_through_the_encoder_at_once_and_those_before_the
 ) -> None:
     batches: list[int] = []
     hook = tiny_model.encoder.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
-    list(segment_frames(Tracker(tiny_model), video(10, (2,)), lookahead=4))
+    list(segment_frames(Tracker(tiny_model), video(10, (2,)), Prefetch(4)))
     hook.remove()
     assert batches == [2, 4, 2]
 
@@ -108,9 +110,9 @@ def test_a_bad_frame_spoils_none_of_those_encoded_before_it(
 ) -> None:
     frames = video(6)
     frames[4] = frames[4]._replace(image=bad)
-    results = segment_frames(Tracker(tiny_model), frames, lookahead, encode_threads=encode_threads)
+    results = segment_frames(Tracker(tiny_model), frames, Prefetch(lookahead, threads=encode_threads))
     assert [next(results).frame.name for _ in range(4)] == ["0", "1", "2", "3"]
-    with pytest.raises(ValueError, match="image: got"):
+    with pytest.raises(ValueError, match="image: "):
         next(results)
 
 
@@ -122,7 +124,7 @@ def test_frames_read_before_a_reading_error_are_segmented_before_it_is_raised(
         yield from video(5)
         raise OSError("the disk is gone")
 
-    results = segment_frames(Tracker(tiny_model), torn(), lookahead, encode_threads=encode_threads)
+    results = segment_frames(Tracker(tiny_model), torn(), Prefetch(lookahead, threads=encode_threads))
     assert [next(results).frame.name for _ in range(5)] == ["0", "1", "2", "3", "4"]
     with pytest.raises(OSError, match="the disk is gone"):
         next(results)
@@ -141,7 +143,7 @@ def test_features_serve_every_tracker_of_the_model_that_sees_the_same_image(tiny
 
 def test_lookahead_below_one_is_refused(tiny_model: CutieGeo) -> None:
     with pytest.raises(ValueError, match="lookahead: got 0"):
-        next(segment_frames(Tracker(tiny_model), video(1), lookahead=0))
+        next(segment_frames(Tracker(tiny_model), video(1), Prefetch(0)))
 
 
 # ---------------------------------------------------------------------------------------------------- encoding ahead
@@ -159,7 +161,7 @@ def test_frames_encoded_by_another_thread_are_segmented_as_one_by_one(
     hook = tiny_model.encoder.register_forward_pre_hook(
         lambda *_: seen.append((threading.current_thread().name, torch.get_num_threads()))
     )
-    aside = list(segment_frames(Tracker(tiny_model), video(7, masks), lookahead, encode_threads=1))
+    aside = list(segment_frames(Tracker(tiny_model), video(7, masks), Prefetch(lookahead, threads=1)))
     hook.remove()
     assert set(seen) == {("read-ahead", 1)}
     assert torch.get_num_threads() == 2
@@ -173,7 +175,7 @@ def test_the_next_frame_is_encoded_while_one_is_looked_at_and_closing_ends_it(
 ) -> None:
     encoded = threading.Semaphore(0)
     hook = tiny_model.encoder.register_forward_hook(lambda *_: encoded.release())
-    results = segment_frames(Tracker(tiny_model), video(9), encode_threads=1)
+    results = segment_frames(Tracker(tiny_model), video(9), Prefetch(threads=1))
     next(results)
     assert all(encoded.acquire(timeout=60) for _ in range(2)), "nothing was asked for a second frame"
     assert torch.get_num_threads() == 1
@@ -188,7 +190,7 @@ def test_the_next_batch_is_encoded_while_the_first_frame_of_one_is_looked_at(
 ) -> None:
     encoded = threading.Semaphore(0)
     hook = tiny_model.encoder.register_forward_hook(lambda *_: encoded.release())
-    with closing(segment_frames(Tracker(tiny_model), video(9), lookahead=3, encode_threads=1)) as results:
+    with closing(segment_frames(Tracker(tiny_model), video(9), Prefetch(3, threads=1))) as results:
         next(results)
         assert all(encoded.acquire(timeout=60) for _ in range(2)), "nothing was asked for a second batch"
     hook.remove()
@@ -216,7 +218,7 @@ def test_what_reads_and_what_surrounds_the_encoder_ends_in_its_own_thread(
         finally:
             tell("out")
 
-    results = segment_frames(Tracker(tiny_model), camera(), encode_threads=1, around=around)
+    results = segment_frames(Tracker(tiny_model), camera(), Prefetch(threads=1), precision=around)
     next(results)
     results.close()
     assert told == [("in", "read-ahead"), ("out", "read-ahead"), ("camera off", "read-ahead")]
@@ -224,14 +226,14 @@ def test_what_reads_and_what_surrounds_the_encoder_ends_in_its_own_thread(
 
 @pytest.mark.parametrize("threads", [-1, 2])
 def test_threads_that_are_not_there_are_refused(tiny_model: CutieGeo, two_threads: None, threads: int) -> None:
-    with pytest.raises(ValueError, match=f"encode_threads: got {threads}, wanted 0 to 1 of 2 threads"):
-        next(segment_frames(Tracker(tiny_model), video(1), encode_threads=threads))
+    with pytest.raises(ValueError, match=f"encode_threads: got {threads}, expected 0 to 1 of 2 threads"):
+        next(segment_frames(Tracker(tiny_model), video(1), Prefetch(threads=threads)))
 
 
 # ------------------------------------------------------------------------------------------------------------- depth
 def test_depth_is_that_of_the_geometry_encoder_at_the_frame_s_size(geo_model: CutieGeo) -> None:
     frames = [frame._replace(size=(96, 128)) for frame in video(3, (1,))]
-    for result in segment_frames(Tracker(geo_model), frames, lookahead=2, with_depth=True):
+    for result in segment_frames(Tracker(geo_model), frames, Prefetch(2, with_depth=True)):
         assert result.depth is not None
         assert result.depth.shape == (96, 128)
         assert result.depth.std() > 0
@@ -249,3 +251,19 @@ def test_depth_that_was_not_kept_can_not_be_restored(geo_model: CutieGeo) -> Non
     tracker = Tracker(geo_model)
     with pytest.raises(ValueError, match="no depth was kept"):
         tracker.restore_depth(tracker.encode(torch.rand(3, *SIZE)))
+
+
+def test_masks_of_known_objects_are_corrections_where_a_user_means_them_so(tiny_model: CutieGeo) -> None:
+    images, labels = synthetic_video(*SIZE, 6)
+    masks = {0: GivenMask(labels[0], (1, 2)), 3: GivenMask(labels[3], (2, 3))}
+    frames = [Frame(f"{t}", torch.from_numpy(image), given=masks.get(t)) for t, image in enumerate(images)]
+    found = {}
+    for corrections in (False, True):
+        expected, tracker = Tracker(tiny_model, mem_every=1), Tracker(tiny_model, mem_every=1)
+        results = list(segment_frames(tracker, frames, corrections=corrections))
+        for frame, result in zip(frames, results):
+            options = {"correction": corrections} if frame.given is not None else {}
+            mask, ids = (frame.given.labels, frame.given.ids) if isinstance(frame.given, GivenMask) else (None, None)
+            assert torch.equal(expected.step(frame.image, mask, ids, **options), result.probs)
+        found[corrections] = [bank.ids for bank in tracker.memory.banks]
+    assert found == {False: [[1, 2], [3]], True: [[1], [2], [3]]}

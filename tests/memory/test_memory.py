@@ -12,7 +12,7 @@ from cutie_geo.config import LongTermConfig, TrackerConfig
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.memory.bank import TokenBank
 from cutie_geo.memory.long_term import NEWBORN_LIFE, consolidate, fresh, ranked
-from cutie_geo.memory.objects import ObjectRegistry
+from cutie_geo.memory.objects import ObjectRegistry, paint
 from cutie_geo.memory.video_memory import VideoMemory
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.structures import FrameFeatures, Memorised, MemoryTokens
@@ -44,13 +44,13 @@ def frames_of(table: MemoryTokens) -> list[int]:
 
 
 def sizes(bank: TokenBank) -> tuple[int, int, int]:
-    return bank.num_long, bank.num_pinned, bank.num_recent
+    return bank.num_long, bank.num_permanent, bank.num_recent
 
 
 def filled(frames: int, config: TrackerConfig, count: int = PLACES, objects: int = 1) -> TokenBank:
     bank = TokenBank(range(1, objects + 1), config)
     for frame in range(frames):
-        bank.write(tokens(frame, count, objects), pin=False)
+        bank.write(tokens(frame, count, objects), permanent=False)
     return bank
 
 
@@ -62,10 +62,10 @@ def used(bank: TokenBank, seed: int) -> TokenBank:
 
 # ------------------------------------------------------------------------------------------------------ working memory
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
-def test_the_first_frame_is_pinned_and_the_last_frames_follow_it(limit: int) -> None:
+def test_the_first_frame_is_permanent_and_the_last_frames_follow_it(limit: int) -> None:
     bank = TokenBank([1], TrackerConfig(max_mem_frames=limit))
     for frame in range(9):
-        bank.write(tokens(frame), pin=False)
+        bank.write(tokens(frame), permanent=False)
         recent = list(range(1, frame + 1))[-(limit - 1) :] if limit > 1 else []
         assert frames_of(bank.tokens) == [f for f in [0, *recent] for _ in range(PLACES)]
         assert sizes(bank) == (0, PLACES, len(recent) * PLACES)
@@ -79,32 +79,32 @@ def test_kept_tokens_are_whole_rows_of_what_was_written() -> None:
         assert torch.equal(column, torch.cat(pieces, dim=-2))
 
 
-def test_pinned_frames_come_first_the_newest_before_the_older_and_never_leave() -> None:
+def test_permanent_frames_come_first_the_newest_before_the_older_and_never_leave() -> None:
     bank = TokenBank([1], TrackerConfig(max_mem_frames=3))
     for frame in range(12):
-        bank.write(tokens(frame), pin=frame in (4, 7))
+        bank.write(tokens(frame), permanent=frame in (4, 7))
     assert frames_of(bank.tokens)[::PLACES] == [7, 4, 0, 10, 11]
     assert sizes(bank) == (0, 3 * PLACES, 2 * PLACES)
 
 
-def test_pinned_frames_stand_between_long_term_and_recent_ones() -> None:
+def test_permanent_frames_stand_between_long_term_and_recent_ones() -> None:
     bank = filled(3, LONG)
-    bank.write(tokens(50), pin=True)
+    bank.write(tokens(50), permanent=True)
     assert sizes(bank) == (6, 12, 6)
     assert frames_of(bank.tokens)[::PLACES] == [1, 50, 0, 2]
     for frame in range(51, 80):
-        bank.write(tokens(frame), pin=False)
+        bank.write(tokens(frame), permanent=False)
     start = bank.num_long
     assert frames_of(bank.tokens.rows(start, bank.count))[: 2 * PLACES : PLACES] == [50, 0]
 
 
-def test_forgetting_recent_tokens_leaves_the_pinned_ones() -> None:
+def test_forgetting_recent_tokens_leaves_the_permanent_ones() -> None:
     bank = filled(8, LONG)
-    bank.write(tokens(20), pin=True)
+    bank.write(tokens(20), permanent=True)
     bank.forget_recent()
     assert sizes(bank) == (0, 2 * PLACES, 0)
     assert frames_of(bank.tokens)[::PLACES] == [20, 0]
-    bank.write(tokens(21), pin=False)
+    bank.write(tokens(21), permanent=False)
     assert frames_of(bank.tokens)[::PLACES] == [20, 0, 21]
 
 
@@ -112,14 +112,14 @@ def test_a_smaller_limit_is_met_at_the_next_write() -> None:
     bank = filled(6, TrackerConfig(max_mem_frames=5))
     bank.config = TrackerConfig(max_mem_frames=2)
     assert sizes(bank) == (0, PLACES, 4 * PLACES)
-    bank.write(tokens(9), pin=False)
+    bank.write(tokens(9), permanent=False)
     assert frames_of(bank.tokens)[::PLACES] == [0, 9]
 
 
 def test_a_bank_counts_no_long_term_bytes_without_long_term_memory() -> None:
     bank = filled(6, TrackerConfig(max_mem_frames=5))
     bank.config = TrackerConfig(max_mem_frames=2)
-    bank.write(tokens(9), pin=False)
+    bank.write(tokens(9), permanent=False)
     assert bank.bytes()[1] == 0
 
 
@@ -131,8 +131,8 @@ def test_a_long_video_has_the_sizes_of_the_worked_example() -> None:
         if frame:
             used(bank, frame)
         if frame % 3 == 0:
-            bank.write(tokens(frame, 48), pin=False)
-        history.append((bank.num_pinned + bank.num_recent, bank.num_long))
+            bank.write(tokens(frame, 48), permanent=False)
+        history.append((bank.num_permanent + bank.num_recent, bank.num_long))
     expected = [(48, 0)] * 3 + [(96, 0)] * 3 + [(96, 16)] * 3 + [(96, 32)] * 3 + [(96, 40)] * 6
     assert history == expected
     assert frames_of(bank.tokens.rows(40, 136))[::48] == [0, 15]
@@ -143,9 +143,9 @@ def test_a_consolidation_leaves_the_newest_frames(most: int, least: int) -> None
     limits = LongTermConfig(max_mem_frames=most, min_mem_frames=least, num_prototypes=4)
     bank = TokenBank([1], TrackerConfig(use_long_term=True, long_term=limits))
     for frame in range(most - 1):
-        bank.write(tokens(frame), pin=False)
+        bank.write(tokens(frame), permanent=False)
         assert sizes(bank) == (0, PLACES, frame * PLACES)
-    bank.write(tokens(most - 1), pin=False)
+    bank.write(tokens(most - 1), permanent=False)
     assert sizes(bank) == (4, PLACES, (least - 1) * PLACES)
     kept = [0, *range(most - least + 1, most)]
     assert frames_of(bank.tokens.rows(4, bank.count))[::PLACES] == kept
@@ -215,7 +215,7 @@ def test_more_prototypes_than_candidates_means_all_of_them() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- usage and eviction
-def test_usage_is_counted_for_all_but_pinned_tokens() -> None:
+def test_usage_is_counted_for_all_but_permanent_tokens() -> None:
     bank = filled(3, LONG)
     assert sizes(bank) == (6, 6, 6)
     reads = [random(seed, 1, 18) for seed in (1, 2)]
@@ -229,7 +229,7 @@ def test_usage_is_counted_for_all_but_pinned_tokens() -> None:
 
 def test_a_token_that_nothing_could_have_read_yet_has_no_usage() -> None:
     bank = used(filled(2, LONG), 1)
-    bank.write(tokens(5), pin=False)
+    bank.write(tokens(5), permanent=False)
     newest = bank.tokens.rows(bank.count - PLACES, bank.count)
     assert set(frames_of(newest)) == {5}
     assert not newest.use.any()
@@ -256,11 +256,11 @@ def eviction(count_usage: bool) -> tuple[MemoryTokens, MemoryTokens, int]:
     limits = LongTermConfig(**(SMALL_LONG_TERM | {"count_usage": count_usage}))
     bank = TokenBank([1], TrackerConfig(use_long_term=True, long_term=limits))
     for frame in range(4):
-        bank.write(tokens(frame, 48), pin=False)
+        bank.write(tokens(frame, 48), permanent=False)
         used(bank, frame)
     assert bank.num_long == 32
     before = bank.tokens.rows(0, 32).map(torch.clone)
-    bank.write(tokens(4, 48), pin=False)
+    bank.write(tokens(4, 48), permanent=False)
     assert bank.num_long == 40
     return before, bank.tokens.rows(0, 40), 16
 
@@ -289,7 +289,7 @@ def test_long_term_memory_never_exceeds_its_limit(count_usage: bool) -> None:
     limits = LongTermConfig(**(vars(limits) | {"count_usage": count_usage}))
     bank, most = TokenBank([1], TrackerConfig(use_long_term=True, long_term=limits)), 0
     for frame in range(60):
-        bank.write(tokens(frame), pin=False)
+        bank.write(tokens(frame), permanent=False)
         used(bank, frame)
         most = max(most, bank.num_long)
         assert bank.num_long <= 17
@@ -307,10 +307,11 @@ def allocated(bank: TokenBank) -> int:
 def test_a_table_grows_to_its_bound_and_no_further(config: TrackerConfig) -> None:
     bank, history = TokenBank([1, 2], config), []
     for frame in range(60):
-        bank.write(tokens(frame, objects=2), pin=False)
+        bank.write(tokens(frame, objects=2), permanent=False)
         used(bank, frame)
         history.append(allocated(bank))
-        assert sum(bank.bytes()) == allocated(bank)
+        masks = 0 if bank.prompt_masks is None else bank.prompt_masks.numel() * bank.prompt_masks.element_size()
+        assert sum(bank.bytes()) == allocated(bank) + masks
     row = sum(column[..., :1, :].numel() * 4 for column in tokens(0, objects=2))
     bound = PLACES + (3 if config is not LONG else 2) * PLACES + (48 if config is LONG else 0)
     assert history == sorted(history)
@@ -319,11 +320,11 @@ def test_a_table_grows_to_its_bound_and_no_further(config: TrackerConfig) -> Non
     assert bank.bytes()[1] == (0 if config is not LONG else history[-1] - 3 * PLACES * row)
 
 
-def test_more_pinned_frames_make_the_table_larger() -> None:
+def test_more_permanent_frames_make_the_table_larger() -> None:
     bank = filled(6, TrackerConfig(max_mem_frames=3))
     before = allocated(bank)
     for frame in range(6, 9):
-        bank.write(tokens(frame), pin=True)
+        bank.write(tokens(frame), permanent=True)
     assert bank.count == 6 * PLACES
     assert allocated(bank) == 2 * before
 
@@ -332,13 +333,13 @@ def test_more_pinned_frames_make_the_table_larger() -> None:
 def test_a_bank_goes_on_from_its_saved_state(config: TrackerConfig) -> None:
     straight = TokenBank([4, 7], config)
     for frame in range(9):
-        straight.write(tokens(frame, 48, objects=2), pin=frame == 5)
+        straight.write(tokens(frame, 48, objects=2), permanent=frame == 5)
         used(straight, frame)
     state = straight.state_dict()
     other = TokenBank.from_state(state, config, CPU)
     for frame in range(9, 15):
         for bank in (straight, other):
-            bank.write(tokens(frame, 48, objects=2), pin=False)
+            bank.write(tokens(frame, 48, objects=2), permanent=False)
             used(bank, frame)
     assert other.ids == [4, 7]
     assert (sizes(other), other.frame_tokens, other.bytes()) == (sizes(straight), 48, straight.bytes())
@@ -384,7 +385,7 @@ def story(config: TrackerConfig, frames: int = 6) -> VideoMemory:
     memory, ids = VideoMemory(config), [5, 2]
     for frame in range(frames):
         ids = ids + {2: [9], 3: [1, 4]}.get(frame, [])
-        memory.write(seen(frame), left(frame, len(ids)), ids, pin=False)
+        memory.write(seen(frame), left(frame, len(ids)), ids, permanent=False)
     return memory
 
 
@@ -393,7 +394,7 @@ def test_objects_that_enter_together_share_a_bank() -> None:
     assert memory.ids == [5, 2, 9, 1, 4]
     assert [bank.ids for bank in memory.banks] == [[5, 2], [9], [1, 4]]
     assert [frames_of(bank.tokens)[::PLACES] for bank in memory.banks] == [[0, 2, 3, 4, 5], [2, 3, 4, 5], [3, 4, 5]]
-    assert [bank.num_pinned for bank in memory.banks] == [PLACES] * 3
+    assert [bank.num_permanent for bank in memory.banks] == [PLACES] * 3
 
 
 def test_every_object_finds_its_own_values_and_state() -> None:
@@ -422,7 +423,7 @@ def test_summaries_add_up_from_each_objects_first_frame_on() -> None:
 def test_new_objects_start_with_empty_sensory_memory() -> None:
     memory, empty = VideoMemory(TrackerConfig()), torch.zeros(1, 3, VALUE, *GRID)
     assert memory.sensory_for([5, 2, 9], empty) is empty
-    memory.write(seen(0), left(0, 2), [5, 2], pin=False)
+    memory.write(seen(0), left(0, 2), [5, 2], permanent=False)
     sensory = memory.sensory_for([5, 2, 9], empty)
     assert torch.equal(sensory[:, :2], left(0, 2).sensory)
     assert not sensory[:, 2].any()
@@ -433,7 +434,7 @@ def test_every_bank_counts_the_usage_of_its_own_tokens() -> None:
     usage = [random(i, 1, bank.count) for i, bank in enumerate(memory.banks)]
     memory.count_usage(usage)
     for bank, own in zip(memory.banks, usage):
-        recent = slice(bank.num_long + bank.num_pinned, None)
+        recent = slice(bank.num_long + bank.num_permanent, None)
         torch.testing.assert_close(bank.tokens.use[0, recent, 0], own[0, recent])
     with pytest.raises(ValueError, match="zip"):
         memory.count_usage(usage[:-1])
@@ -451,7 +452,7 @@ def test_removed_objects_leave_no_row_and_no_empty_bank(config: TrackerConfig) -
     assert torch.equal(memory.sensory, sensory[:, [0, 4]])
     assert torch.equal(memory.summary, summary[:, [0, 4]])
     assert torch.equal(memory.banks[1].tokens.value, values[:, 1:])
-    memory.write(seen(9), left(9, 3), [5, 4, 2], pin=False)
+    memory.write(seen(9), left(9, 3), [5, 4, 2], permanent=False)
     assert [bank.ids for bank in memory.banks] == [[5], [4], [2]]
 
 
@@ -463,12 +464,12 @@ def test_a_memory_without_objects_is_as_new() -> None:
 
 
 @pytest.mark.parametrize("config", [TrackerConfig(max_mem_frames=3), LONG], ids=["working", "long term"])
-def test_a_bank_with_pinned_tokens_only_can_go(config: TrackerConfig) -> None:
+def test_a_bank_with_permanent_tokens_only_can_go(config: TrackerConfig) -> None:
     memory = story(config, frames=4)
     assert sizes(memory.banks[2]) == (0, PLACES, 0)
     memory.keep(torch.tensor([0, 1, 2]), [5, 2, 9])
     assert [bank.ids for bank in memory.banks] == [[5, 2], [9]]
-    memory.write(seen(7), left(7, 3), [5, 2, 9], pin=False)
+    memory.write(seen(7), left(7, 3), [5, 2, 9], permanent=False)
     assert [frames_of(bank.tokens)[-1] for bank in memory.banks] == [7, 7]
 
 
@@ -490,14 +491,14 @@ def test_a_tracker_forgets_an_object_that_has_only_its_first_frame(tiny_model: C
 
 def test_the_values_of_memory_are_float32_whatever_the_network_runs_in() -> None:
     memory, memorised = VideoMemory(TrackerConfig()), left(0, 2)
-    memory.write(seen(0), memorised._replace(value=memorised.value.bfloat16()), [1, 2], pin=False)
+    memory.write(seen(0), memorised._replace(value=memorised.value.bfloat16()), [1, 2], permanent=False)
     assert {column.dtype for column in memory.banks[0].tokens} == {torch.float32}
 
 
 def test_new_limits_reach_every_bank() -> None:
     memory = story(TrackerConfig())
     memory.configure(TrackerConfig(max_mem_frames=2))
-    memory.write(seen(6), left(6, 5), memory.ids, pin=False)
+    memory.write(seen(6), left(6, 5), memory.ids, permanent=False)
     assert [frames_of(bank.tokens)[::PLACES] for bank in memory.banks] == [[0, 6], [2, 6], [3, 6]]
 
 
@@ -508,7 +509,7 @@ def test_a_memory_goes_on_from_its_saved_state(config: TrackerConfig) -> None:
     other.load_state_dict(state, CPU)
     for frame in range(6, 10):
         for memory in (straight, other):
-            memory.write(seen(frame), left(frame, 6), [5, 2, 9, 1, 4, 3], pin=frame == 7)
+            memory.write(seen(frame), left(frame, 6), [5, 2, 9, 1, 4, 3], permanent=frame == 7)
             memory.count_usage([random(frame, 1, bank.count) for bank in memory.banks])
     assert_same(straight.state_dict(), other.state_dict())
     assert straight.bytes() == other.bytes()
@@ -555,13 +556,45 @@ def test_removal_tells_which_slots_stay() -> None:
 
 def test_removing_an_unknown_object_is_an_error_that_changes_nothing() -> None:
     registry = ObjectRegistry([7, 3])
-    with pytest.raises(ValueError, match=r"remove: got ids \[1, 8\], wanted some of \[7, 3\]"):
+    with pytest.raises(ValueError, match=r"remove: got ids \[1, 8\], expected some of \[7, 3\]"):
         registry.remove([8, 3, 1])
     assert registry.ids == [7, 3]
 
 
 def test_painting_gives_each_pixel_the_id_of_its_most_probable_object() -> None:
     probs = torch.tensor([[0.6, 0.2, 0.1], [0.3, 0.5, 0.2], [0.1, 0.3, 0.7]]).view(3, 1, 3)
-    painted = ObjectRegistry([2**31 - 1, 5]).paint(probs)
+    painted = paint(probs, [2**31 - 1, 5])
     assert painted.tolist() == [[0, 2**31 - 1, 5]]
     assert painted.dtype == torch.int64
+
+
+# ---------------------------------------------------------------------------------------------------------- corrections
+def features_at(key: Tensor) -> FrameFeatures:
+    """Features of a frame of which only the keys matter."""
+    nothing, flat = torch.zeros(1, 1, 1, 1), torch.ones(1, key.shape[1], 1)
+    return FrameFeatures(nothing, nothing, nothing, nothing, nothing, key, flat, torch.ones_like(key))
+
+
+def test_a_correction_keeps_the_pinned_frames_that_it_confirms() -> None:
+    """Two objects on three pinned frames and a recent one; positions are found again by their keys."""
+    positions, draws = 12, torch.Generator().manual_seed(0)
+    key = 20 * torch.randn(1, positions, 4, generator=draws)
+    left = (torch.arange(positions) < 6).float().reshape(1, 1, positions, 1)
+    bank = TokenBank([7, 8], TrackerConfig(max_mem_frames=5))
+    for frame, mask in enumerate((left, 1 - left, left, left)):
+        value = torch.full((1, 2, positions, 3), float(frame))
+        tokens = fresh(key, torch.ones(1, positions, 1), torch.ones_like(key), value)
+        bank.write(tokens, permanent=frame < 3, masks=torch.cat([mask, 1 - mask], dim=1))
+    corrected = bank.corrected(7, features_at(key), left)
+    assert (corrected.ids, corrected.num_long, corrected.num_recent) == ([7], 0, 0)
+    assert corrected.num_permanent == 2 * positions
+    assert corrected.tokens.value[0, 0, :, 0].unique().tolist() == [0.0, 2.0]
+    assert torch.equal(corrected.tokens.key, torch.cat([key, key], dim=1))
+    nowhere = bank.corrected(7, features_at(key), torch.zeros_like(left))
+    assert nowhere.num_permanent == 3 * positions
+    other = bank.corrected(8, features_at(key), left)
+    assert other.tokens.value[0, 0, :, 0].unique().tolist() == [1.0]
+    elsewhere = bank.corrected(7, features_at(-key), left)
+    assert elsewhere.num_permanent < 2 * positions
+    assert bank.ids == [7, 8]
+    assert bank.count == 4 * positions

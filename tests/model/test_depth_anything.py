@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from cutie_geo.model.depth_anything import DEPTH_SIZES, DepthAnythingFeatures, depth_config
-from cutie_geo.model.names import attention_name
+from cutie_geo.model.tensor_names import attention_name
 
 PUBLISHED = {
     "depth-anything-v2-large": (1024, 16, [5, 12, 18, 24], [256, 512, 1024, 1024], 256),

@@ -129,11 +129,12 @@ def test_depth_comes_only_when_asked_for_and_changes_no_feature(nano: CutieGeo) 
 
 @pytest.mark.parametrize("config", [tiny_config(), tiny_geo_config(encoder={**vars(NANO), "geometry": "none"})])
 def test_depth_of_an_encoder_without_geometry_is_refused(config: Any) -> None:
-    with pytest.raises(ValueError, match="depth: this model has no geometry encoder, wanted one such as cutie-geo-"):
+    with pytest.raises(ValueError, match="depth: this model has no geometry encoder, expected one such as cutie-geo-"):
         CutieGeo(config).encode(torch.rand(1, 3, 64, 64), with_depth=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- imports
+@pytest.mark.slow
 def test_an_encoder_imports_only_the_packages_that_it_needs(tmp_path: Path) -> None:
     path = tmp_path / "vision.yaml"
     path.write_text(TINY_GEO_YAML.replace("geometry: depth-nano", "geometry: none"))
@@ -192,6 +193,7 @@ def test_parts_that_start_at_random_or_are_not_frozen_are_trained(changes: dict[
 
 
 # --------------------------------------------------------------------------------------------------------- precision
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("features", ["trunk", "fpn"])
 def test_frozen_parts_in_half_precision_say_nearly_the_same(features: str) -> None:
@@ -225,23 +227,23 @@ def test_half_precision_is_for_frozen_parts_only_and_can_not_be_undone() -> None
     [
         (
             {"vision": "resnet50", "geometry": "depth-anything-v2-small"},
-            "geometry: got depth-anything-v2-small with resnet50, wanted it with one of the Hiera trunks",
+            "geometry: got depth-anything-v2-small with resnet50, expected it with a Hiera trunk",
         ),
         (
             {"vision": "hiera-large", "vision_init": "mae", "vision_features": "fpn"},
-            "vision_features: got fpn with vision_init mae, which has no feature pyramid; wanted trunk",
+            "vision_features: got fpn with vision_init mae, which has no feature pyramid; expected trunk",
         ),
         (
             {"vision": "hiera-nano", "vision_init": "sam2.1"},
-            "vision_init: got sam2.1 with hiera-nano, of which only none exists",
+            "vision_init: got sam2.1 with hiera-nano, which is not published; expected none",
         ),
         (
             {"vision": "hiera-tiny", "geometry": "depth-nano"},
-            "geometry_init: got depth-anything-v2 with depth-nano, of which only none exists",
+            "geometry_init: got depth-anything-v2 with depth-nano, which is not published; expected none",
         ),
-        ({"vision": "hiera-huge"}, "encoder.vision: got 'hiera-huge', wanted one of 'resnet50', .*'hiera-large'"),
-        ({"geometry": "midas"}, "encoder.geometry: got 'midas', wanted one of 'none', 'depth-anything-v2-large'"),
-        ({"channels": [64, 0, 16]}, r"channels: got \(64, 0, 16\), wanted positive numbers"),
+        ({"vision": "hiera-huge"}, "encoder: vision: got 'hiera-huge', expected one of 'resnet50', .*'hiera-large'"),
+        ({"geometry": "midas"}, "encoder.geometry: got 'midas', expected one of 'none', 'depth-anything-v2-large'"),
+        ({"channels": [64, 0, 16]}, r"channels: got \(64, 0, 16\), expected positive numbers"),
         ({"visions": "resnet50"}, "encoder: unknown visions; known are vision,"),
     ],
 )

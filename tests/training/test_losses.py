@@ -6,7 +6,6 @@ from torch import Tensor
 
 from cutie_geo.config import LossConfig
 from cutie_geo.structures import ClipBatch
-from cutie_geo.training.draws import generators
 from cutie_geo.training.losses import (
     batch_losses,
     cross_entropy_loss,
@@ -17,6 +16,7 @@ from cutie_geo.training.losses import (
     sample,
     uncertain_points,
 )
+from cutie_geo.training.sampling import generators
 from cutie_geo.training.unroll import Unrolled
 
 CONFIG = LossConfig(points=256)

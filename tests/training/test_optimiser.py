@@ -6,7 +6,7 @@ from tiny import tiny_config, tiny_geo_config
 
 from cutie_geo.config import OptimiserConfig, train_config
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.training.optimiser import MovingAverage, build_optimiser, groups, rate_at, set_rate
+from cutie_geo.training.optimiser import MovingAverage, build_optimiser, groups, learning_rate_at, set_learning_rate
 
 
 def test_every_trained_weight_is_in_one_group_and_frozen_ones_in_none() -> None:
@@ -49,10 +49,15 @@ def test_adam_has_the_recipes_epsilon() -> None:
 
 def test_the_mega_schedule_drops_where_cutie_drops() -> None:
     config = train_config("stage1")
-    rates = [rate_at(step, config.steps, config.optimiser) for step in (0, 139_999, 140_000, 159_999, 160_000, 174_999)]
+    rates = [
+        learning_rate_at(step, config.steps, config.optimiser)
+        for step in (0, 139_999, 140_000, 159_999, 160_000, 174_999)
+    ]
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
     mose = train_config("cutie_mose")
-    assert [rate_at(step, mose.steps, mose.optimiser) for step in (14_999, 15_000)] == pytest.approx([1e-4, 1e-5])
+    assert [learning_rate_at(step, mose.steps, mose.optimiser) for step in (14_999, 15_000)] == pytest.approx(
+        [1e-4, 1e-5]
+    )
     lsvos = train_config("cutie_lsvos")
     assert [source.name for source in lsvos.data] == ["mose-train", "lvos-train"]
     assert (lsvos.steps, lsvos.batch, lsvos.optimiser, lsvos.start) == (20_000, 16, mose.optimiser, "published")
@@ -70,7 +75,7 @@ def test_the_papers_second_stage_is_as_it_says() -> None:
 
 def test_warm_up_rises_and_cosine_falls() -> None:
     config = OptimiserConfig(learning_rate=1.0, schedule="cosine", warm_up=4)
-    rates = [rate_at(step, 100, config) for step in range(100)]
+    rates = [learning_rate_at(step, 100, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.2, abs=0.01)
     assert rates[:5] == sorted(rates[:5])
     assert rates[5:] == sorted(rates[5:], reverse=True)
@@ -79,7 +84,7 @@ def test_warm_up_rises_and_cosine_falls() -> None:
 
 def test_a_rate_is_shared_out_by_factor() -> None:
     optimiser = build_optimiser(groups(CutieGeo(tiny_config()), OptimiserConfig()), OptimiserConfig(), half=False)
-    set_rate(optimiser, 2.0)
+    set_learning_rate(optimiser, 2.0)
     assert {group["name"]: group["lr"] for group in optimiser.param_groups} == {
         "encoder": pytest.approx(0.2), "queries": 2.0, "rest": 2.0,
     }  # fmt: skip

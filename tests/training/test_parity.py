@@ -9,8 +9,8 @@ import torch
 from parity_rules import synthetic_video
 from torch import Tensor
 
+from cutie_geo.checkpoints.cutie import our_name
 from cutie_geo.config import LossConfig, UnrollConfig
-from cutie_geo.model.checkpoints import our_name
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.structures import ClipBatch
 from cutie_geo.training.losses import (
@@ -78,7 +78,7 @@ def official_clips() -> ClipBatch:
     return ClipBatch(images[order], labels, torch.tensor([3, 2]), torch.tensor([0, 1]), ("first", "second"))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["kept", "recomputed"])
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["kept", "recomputed"])
 def official_pass(parity_model: CutieGeo, request: pytest.FixtureRequest) -> Iterator[Pass]:
     batch, model = official_clips(), parity_model.train()
     said = unroll(model, batch, UnrollConfig(reference_frames=3, checkpointing=request.param), [True, True, False])

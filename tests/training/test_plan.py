@@ -8,11 +8,13 @@ from tiny import tiny_geo_config
 from torch._subclasses.fake_tensor import FakeTensor
 
 from cutie_geo.config import ClipConfig, OptimiserConfig, SourceConfig, TrainConfig, UnrollConfig
-from cutie_geo.model.arithmetic import flop_counter
+from cutie_geo.flops import flop_counter
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.ops import sine_positions
 from cutie_geo.structures import ClipBatch
-from cutie_geo.training.plan import clip_cost, make_plan, sections
+from cutie_geo.training.cost import clip_cost
+from cutie_geo.training.plan import make_plan, sections
+from cutie_geo.training.trainable import CutieTrainable
 from cutie_geo.training.unroll import unroll
 
 CONFIG = TrainConfig(
@@ -30,6 +32,7 @@ def model() -> CutieGeo:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_memory_kept_for_gradients_is_what_a_real_pass_keeps(model: CutieGeo, checkpointing: bool) -> None:
     config = replace(CONFIG, unroll=UnrollConfig(checkpointing=checkpointing))
@@ -59,8 +62,9 @@ def test_checkpointing_keeps_less(model: CutieGeo) -> None:
     assert recomputed < plain / 2
 
 
+@pytest.mark.slow
 def test_a_plan_counts_weights_steps_and_clips(model: CutieGeo) -> None:
-    plan = make_plan(model, CONFIG, processes=2)
+    plan = make_plan(CutieTrainable(CONFIG), model, processes=2)
     frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
     assert sum(plan.frozen.values()) == frozen > 0
     assert set(plan.frozen) == {"encoder.vision"}
@@ -87,11 +91,15 @@ def test_arithmetic_is_counted_with_the_way_back(model: CutieGeo) -> None:
     forward = counter.get_total_flops()
     assert 2 * forward < clip_cost(model, CONFIG).flop < 3 * forward, "frozen parts have no way back"
     assert all(weight.grad is None for weight in model.parameters())
-    assert make_plan(model, CONFIG).flop_per_step == 8 * clip_cost(model, CONFIG).flop
+    assert make_plan(CutieTrainable(CONFIG), model).flop_per_step == 8 * clip_cost(model, CONFIG).flop
 
 
-def test_a_plan_leaves_no_empty_shells_behind(model: CutieGeo) -> None:
-    """Tables that are computed once and kept are not those of the pass of shapes."""
+@pytest.mark.slow
+def test_a_plan_leaves_no_fake_tensors_behind() -> None:
+    """A frozen trunk caches its position table, which the pass on fake tensors must not fill."""
+    model = CutieGeo(tiny_geo_config())
+    assert model.encoder is not None
+    model.encoder.part("vision").requires_grad_(False)  # type: ignore[operator]
     sine_positions.cache_clear()
     clip_cost(model, CONFIG)
     labels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)

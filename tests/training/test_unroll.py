@@ -5,13 +5,13 @@ import torch
 from parity_rules import synthetic_video
 from torch import Tensor
 
+from cutie_geo.checkpoints.load import load_model
 from cutie_geo.config import LossConfig, UnrollConfig
 from cutie_geo.inference.tracker import Tracker
-from cutie_geo.model.load import load_model
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.structures import ClipBatch
-from cutie_geo.training.draws import deep_updates, generators, reference_frames
 from cutie_geo.training.losses import batch_losses
+from cutie_geo.training.sampling import deep_updates, generators, reference_frames
 from cutie_geo.training.unroll import _view, encode_clips, encode_with_depth, unroll, with_distance
 
 FRAMES = 5
@@ -147,7 +147,7 @@ def test_gradients_reach_back_through_every_frame(tiny_model: CutieGeo, checkpoi
 @pytest.fixture(scope="module")
 def geo_model() -> CutieGeo:
     """The smallest model with a geometry encoder, at random."""
-    return load_model("cutie-geo-tiny", "none", "cpu", "fp32").train()
+    return load_model("cutie-geo-nano", "none", "cpu", "fp32").train()
 
 
 @torch.no_grad()
