@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cutie_geo.__main__ import run_one
-from cutie_geo.data.background import atomic_write
-from cutie_geo.data.index import VideoRecord, dataset
+from cutie_geo.data.index import ANNOTATIONS, VideoRecord, dataset
+from cutie_geo.data.io_threads import atomic_write
 from cutie_geo.data.submission.check import video_problems
 from cutie_geo.data.submission.servers import SERVERS, VISOR
 
@@ -57,13 +57,13 @@ def chosen_model(folder: Path) -> str:
         return str(folder)
     if (folder / "preset.txt").is_file():
         return (folder / "preset.txt").read_text(encoding="utf-8").strip()
-    raise ValueError(f"{folder}: neither model.safetensors nor preset.txt, wanted one of them or --model")
+    raise ValueError(f"{folder}: neither model.safetensors nor preset.txt, expected one of them or --model")
 
 
 def deliver(records: Sequence[VideoRecord], work: Path, results: Path) -> None:
     """Copy the masks, and nothing of what else a run leaves."""
     for record in records:
-        for path in sorted((work / record.name).glob("*.png")):
+        for path in sorted((work / ANNOTATIONS / record.name).glob("*.png")):
             with atomic_write(results / record.name / path.name) as part:
                 shutil.copyfile(path, part)
 
