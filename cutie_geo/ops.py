@@ -39,14 +39,6 @@ def padding_to(size: tuple[int, int], multiple: int) -> Padding:
     return Padding(high // 2, high - high // 2, wide // 2, wide - wide // 2)
 
 
-def internal_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Shrink (H, W) so that the shorter side is `shorter`, if that is positive and smaller."""
-    least = min(size)
-    if shorter <= 0 or least <= shorter:
-        return size
-    return int(size[0] / least * shorter), int(size[1] / least * shorter)
-
-
 def bilinear(x: Float[Tensor, "B C H W"], size: tuple[int, int], antialias: bool = False) -> Float[Tensor, "B C H2 W2"]:
     """Resize bilinearly with aligned pixel centres (`align_corners=False`)."""
     if x.shape[-2:] == size:

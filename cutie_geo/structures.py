@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from cutie_geo.regions import Prompt
+
 ObjectId = int
 """Object id of the caller, from 1 to 2**31 - 1; the value in label maps."""
 
@@ -43,15 +45,6 @@ class GivenMask(NamedTuple):
     """Object ids, 0 for background."""
     ids: tuple[ObjectId, ...]
     """Ids of the annotated objects; an id without pixels marks an invisible object."""
-
-
-class Prompt(NamedTuple):
-    """Point and box prompts of one object on a frame, in pixels of the original frame; x to the right, y down."""
-
-    points: tuple[tuple[float, float, int], ...] = ()
-    """(x, y, label) triples; label 1 is foreground, 0 background."""
-    box: tuple[float, float, float, float] | None = None
-    """Bounding box (x0, y0, x1, y1)."""
 
 
 class Frame(NamedTuple):
@@ -213,19 +206,6 @@ class Decoded(NamedTuple):
     """Logits after soft aggregation and upsampling, background first; softmax gives the probabilities."""
     sensory: Float[Tensor, "B N C h w"] | None
     """Updated sensory memory; None if no update was requested."""
-
-
-class Window(NamedTuple):
-    """Part of a feature map in which an object is decoded, in positions of stride 16; ends are exclusive."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    def crop(self, x: Tensor, scale: int = 1) -> Tensor:
-        """Return the part of a map (..., H, W) with `scale` positions per position of stride 16, as a view."""
-        return x[..., self.top * scale : self.bottom * scale, self.left * scale : self.right * scale]
 
 
 class Memorised(NamedTuple):

@@ -18,6 +18,7 @@ PACKAGE = Path(cutie_geo.__file__).parent
 NAME = PACKAGE.name
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
+    {"regions"},
     {"config", "structures"},
     {"ops", "progress", "errors", "multiprocessing", "flops", "limits", "interrupts", "onnx"},
     {"model", "memory", "data"},

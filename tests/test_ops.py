@@ -16,7 +16,6 @@ from cutie_geo.ops import (
     bilinear,
     grouped,
     in_object_chunks,
-    internal_size,
     inverse_frequencies,
     nearest_labels,
     others,
@@ -32,6 +31,7 @@ from cutie_geo.ops import (
     top_k_affinity,
     upsample,
 )
+from cutie_geo.regions import internal_size
 from cutie_geo.structures import MAX_OBJECT_ID
 
 SEEDS = range(4)

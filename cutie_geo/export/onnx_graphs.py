@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from cutie_geo.config.model import TIMM
 from cutie_geo.model.blocks import normalise
 from cutie_geo.model.encoder import ResNetEncoder
-from cutie_geo.model.network import STRIDE, CutieGeo
+from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.prompt_head import STRIDE as MASK_STRIDE
 from cutie_geo.model.prompt_head import PromptBatch, PromptHead
 from cutie_geo.ops import Padding, area, similarity_factors, soft_aggregate, to_tokens, upsample
+from cutie_geo.regions import STRIDE
 from cutie_geo.structures import FrameFeatures, RecentPast
 
 EMPTY = -1e30

@@ -18,43 +18,12 @@ from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.blocks import normalise
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.prompt_head import STRIDE, PromptBatch, PromptFeatures, PromptHead
-from cutie_geo.ops import area, internal_size, padding_to
-from cutie_geo.structures import Frame, FrameFeatures, GivenMask, Prompt
+from cutie_geo.ops import area, padding_to
+from cutie_geo.regions import SAME_VIEW, Prompt, Region, enlarged_region, internal_size, on_view, pointed_at
+from cutie_geo.structures import Frame, FrameFeatures, GivenMask
 
 DEFAULT_SIZE = 480
 """Shorter side of encoded frames, in pixels, for models without a size of their own."""
-ZOOM_MARGIN = 1.4
-"""Size of the enlarged view relative to the object, as in RITM's zoom-in."""
-ZOOM_SIDE = 256
-"""Longer side of the enlarged view at the encoder, in pixels."""
-ZOOM_GAIN = 1.25
-"""A view is enlarged only if the object appears at least this many times larger than in the frame."""
-ZOOM_LEAST = 32
-"""Shortest side of an enlarged view, in pixels of the frame."""
-SAME_VIEW = 0.8
-"""An enlarged view is used again if its IoU with the next one is at least this."""
-
-
-class Region(NamedTuple):
-    """Rectangle of a frame, in whole pixels; half open."""
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.y1 - self.y0, self.x1 - self.x0
-
-    def iou(self, other: "Region") -> float:
-        """Return the intersection over union with another rectangle."""
-        wide = min(self.x1, other.x1) - max(self.x0, other.x0)
-        high = min(self.y1, other.y1) - max(self.y0, other.y0)
-        both = max(wide, 0) * max(high, 0)
-        areas = [one.size[0] * one.size[1] for one in (self, other)]
-        return both / (sum(areas) - both)
 
 
 class View(NamedTuple):
@@ -135,7 +104,10 @@ class HeadPrompter:
         size = (encoded.image.shape[-2], encoded.image.shape[-1])
         probs = None if mask is None else _probabilities(mask, size).to(self.model.device)
         found = connected(self._look(encoded.whole, prompt, probs), prompt, probs)
-        region = self._region(encoded, prompt, found.logits > 0) if self.zoom else None
+        region = None
+        if self.zoom:
+            mask, scale = (found.logits > 0).cpu().numpy(), encoded.whole.geometry.internal[0] / size[0]
+            region = enlarged_region(mask, prompt, scale)
         return found if region is None else connected(self.refine(encoded, prompt, found, region), prompt, probs)
 
     @torch.inference_mode()
@@ -143,9 +115,8 @@ class HeadPrompter:
         """Predict again on an enlarged view of a region, from the mask of the whole frame."""
         view = self._zoomed(encoded, region)
         closer = self._look(view, prompt, found.logits.sigmoid())
-        x0, y0, x1, y1 = view.region
         logits = found.logits.clone()
-        logits[y0:y1, x0:x1] = closer.logits
+        view.region.crop(logits).copy_(closer.logits)
         return PromptedMask(logits, closer.quality)
 
     def given(self, method: Segmenter, frame: Frame, with_depth: bool = False) -> tuple[GivenMask, Any]:
@@ -181,10 +152,9 @@ class HeadPrompter:
     # ------------------------------------------------------------------------------------------------------- views
     def _view(self, image: Float[Tensor, "3 H W"], region: Region, size: tuple[int, int]) -> View:
         """Encode a region of a frame, resized to `size`."""
-        part = image[:, region.y0 : region.y1, region.x0 : region.x1]
         geometry = Geometry(region.size, size, padding_to(size, self.model.multiple), antialias=True)
         with self.model.autocast():
-            encoded = self.model.encoder(normalise(geometry.enter(part)))
+            encoded = self.model.encoder(normalise(geometry.enter(region.crop(image))))
         return View(region, geometry, self._prepare(encoded.f16, encoded.f8, encoded.f4))
 
     def _prepare(self, f16: Tensor, f8: Tensor, f4: Tensor) -> PromptFeatures:
@@ -201,83 +171,37 @@ class HeadPrompter:
 
     def _on_view(self, view: View, prompt: Prompt, probs: Float[Tensor, "H W"] | None) -> PromptBatch:
         """Convert a prompt to pixels of a view's input; clicks outside of the view are dropped."""
-        region, geometry, device = view.region, view.geometry, self.model.device
-        (height, width), (high, wide) = geometry.internal, geometry.size
-        scale = torch.tensor([width / wide, height / high])
-        offset = torch.tensor([float(geometry.padding.left), float(geometry.padding.top)])
-        corner = torch.tensor([float(region.x0), float(region.y0)])
-        clicks = [(x, y, label) for x, y, label in prompt.points
-                  if region.x0 <= x <= region.x1 and region.y0 <= y <= region.y1]  # fmt: skip
-        points = torch.tensor([[click[:2] for click in clicks or [(0.0, 0.0, -1)]]], dtype=torch.float32)
-        labels = torch.tensor([[click[2] for click in clicks or [(0.0, 0.0, -1)]]])
-        box = torch.full((1, 4), float("nan"))
-        if prompt.box is not None:
-            corners = torch.tensor(prompt.box, dtype=torch.float32).view(2, 2)
-            box = ((corners - corner) * scale + offset).view(1, 4)
+        geometry, device = view.geometry, self.model.device
+        corner = (geometry.padding.left, geometry.padding.top)
+        asked = on_view(prompt, view.region, geometry.size, geometry.internal, corner)
+        points, labels = torch.from_numpy(asked.points), torch.from_numpy(asked.labels)
+        if not len(labels):  # the head takes at least one click, and ignores this one
+            points, labels = torch.zeros(1, 2), torch.tensor([-1])
+        box = torch.full((4,), float("nan")) if asked.box is None else torch.from_numpy(asked.box)
         padded = geometry.padded
         masks = torch.full((1, padded[0] // STRIDE, padded[1] // STRIDE), float("nan"), device=device)
         if probs is not None:
-            part = probs[None, region.y0 : region.y1, region.x0 : region.x1]
-            masks = area(geometry.enter(part)[0], STRIDE)
-        return PromptBatch(((points - corner) * scale + offset).to(device), labels.to(device), box.to(device), masks)
-
-    def _region(self, encoded: EncodedFrame, prompt: Prompt, mask: Tensor) -> Region | None:
-        """Return the region around a mask and its prompts to enlarge; None if it would gain little."""
-        height, width = mask.shape
-        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
-        places = [(x, y) for x, y, label in prompt.points if label == 1]
-        if len(rows):
-            places += [(float(columns[0]), float(rows[0])), (float(columns[-1]) + 1, float(rows[-1]) + 1)]
-        if prompt.box is not None:
-            places += [prompt.box[:2], prompt.box[2:]]
-        if not places:
-            return None
-        spans = []
-        for values, whole in ((list(axis), side) for axis, side in zip(zip(*places), (width, height))):
-            middle, span = (min(values) + max(values)) / 2, max(values) - min(values)
-            half = max(span * ZOOM_MARGIN, ZOOM_LEAST) / 2
-            spans.append((max(int(middle - half), 0), min(int(middle + half) + 1, whole)))
-        (x0, x1), (y0, y1) = spans
-        region = Region(x0, y0, x1, y1)
-        gain = (ZOOM_SIDE / max(region.size)) / (encoded.whole.geometry.internal[0] / height)
-        return region if gain >= ZOOM_GAIN else None
+            masks = area(geometry.enter(view.region.crop(probs)[None])[0], STRIDE)
+        return PromptBatch(points[None].to(device), labels[None].to(device), box[None].to(device), masks)
 
     def _zoomed(self, encoded: EncodedFrame, region: Region) -> View:
         """Return the enlarged view of a region; the last one again if it is nearly the same."""
         for view in encoded.zoomed:
             if view.region.iou(region) >= SAME_VIEW:
                 return view
-        scale = ZOOM_SIDE / max(region.size)
-        size = (max(round(region.size[0] * scale), 1), max(round(region.size[1] * scale), 1))
-        encoded.zoomed = [self._view(encoded.image, region, size)]
+        encoded.zoomed = [self._view(encoded.image, region, region.enlarged())]
         return encoded.zoomed[0]
 
 
 def connected(found: PromptedMask, prompt: Prompt, before: Float[Tensor, "H W"] | None = None) -> PromptedMask:
-    """Remove components that no prompt points at: a click adds only what is connected to it.
-
-    Components stay that hold a positive click or a pixel of the mask so far, or of which at least half lies in the box.
-    If none stays, all do.
-    """
-    mask = (found.logits > 0).cpu().numpy().astype(np.uint8)
-    count, components = cv2.connectedComponents(mask)
-    height, width = mask.shape
-    kept = {
-        int(components[min(max(int(y), 0), height - 1), min(max(int(x), 0), width - 1)])
-        for x, y, label in prompt.points
-        if label == 1
-    }
-    if before is not None:
-        kept |= set(np.unique(components[(before > 0.5).cpu().numpy()]).tolist())
-    if prompt.box is not None:
-        x0, y0, x1, y1 = (max(round(side), 0) for side in prompt.box)
-        inside = np.bincount(components[y0:y1, x0:x1].ravel(), minlength=count)
-        kept |= set(np.flatnonzero(2 * inside >= np.bincount(components.ravel(), minlength=count)).tolist())
-    kept.discard(0)
-    if not kept or len(kept) == count - 1:
+    """Remove components that no prompt points at; `before` are the probabilities of the mask so far."""
+    count, labels = cv2.connectedComponents((found.logits > 0).cpu().numpy().astype(np.uint8))
+    so_far = None if before is None else (before > 0.5).cpu().numpy()
+    stays = pointed_at(labels, count - 1, prompt, so_far)  # OpenCV counts the background too
+    if stays is None:
         return found
-    stays = torch.from_numpy(np.isin(components, [0, *kept])).to(found.logits.device)
-    return found._replace(logits=torch.where(stays, found.logits, -found.logits))
+    kept = torch.from_numpy(stays).to(found.logits.device)
+    return found._replace(logits=torch.where(kept, found.logits, -found.logits))
 
 
 def _probabilities(mask: Tensor, size: tuple[int, int]) -> Float[Tensor, "H W"]:

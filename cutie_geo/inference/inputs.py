@@ -11,10 +11,8 @@ from torch import Tensor
 
 from cutie_geo.data.frames import image_tensor
 from cutie_geo.ops import Padding, bilinear, nearest_labels
+from cutie_geo.regions import SLACK
 from cutie_geo.structures import MAX_OBJECT_ID, ObjectId, as_labels
-
-SLACK = 0.05
-"""Tolerance outside [0, 1] for image values, since cubic resizing and noise overshoot slightly."""
 
 
 class Geometry(NamedTuple):

@@ -6,7 +6,8 @@ import psutil
 import torch
 
 from cutie_geo.config import TrackerConfig, require
-from cutie_geo.model.network import STRIDE, CutieGeo
+from cutie_geo.model.network import CutieGeo
+from cutie_geo.regions import STRIDE
 
 FLOAT = 4
 """Bytes per float32 value: memory is float32 in every precision of the network."""

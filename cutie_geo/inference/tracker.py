@@ -23,8 +23,9 @@ from cutie_geo.inference.windows import choose_windows, mask_windows
 from cutie_geo.memory.objects import ChannelIds, ObjectRegistry
 from cutie_geo.memory.video_memory import VideoMemory
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.ops import bilinear, internal_size, padding_to, soft_aggregate
-from cutie_geo.structures import FrameFeatures, MemoryView, ObjectId, Prediction, RecentPast, StateDict, Window
+from cutie_geo.ops import bilinear, padding_to, soft_aggregate
+from cutie_geo.regions import Window, internal_size
+from cutie_geo.structures import FrameFeatures, MemoryView, ObjectId, Prediction, RecentPast, StateDict
 
 RECENT = [MemoryView._fields.index(name) for name in RecentPast._fields]
 """Indices of the fields of `RecentPast` in `MemoryView`."""

@@ -1,21 +1,10 @@
 """Choice of the part of a frame in which each object is decoded."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutie_geo.model.network import STRIDE
 from cutie_geo.ops import area
-from cutie_geo.structures import Window
-
-LAST_SHARE = 0.02
-"""Share of a 16x16 cell that the last mask covers where the object was."""
-COARSE_PROBABILITY = 0.2
-"""Probability, in the object transformer's coarse mask, at which the object may be in a cell."""
-MARGIN, MARGIN_SHARE = 1, 0.125
-"""Margin around the object: cells, and share of its height and width."""
-LARGEST_SHARE = 0.7
-"""Share of the frame above which a window saves too little."""
+from cutie_geo.regions import COARSE_PROBABILITY, LAST_SHARE, SMALLEST, STRIDE, Window, windows_around
 
 
 def choose_windows(last_mask: Float[Tensor, "1 N H W"], coarse: Float[Tensor, "1 N h w"]) -> list[Window | None]:
@@ -28,8 +17,8 @@ def choose_windows(last_mask: Float[Tensor, "1 N H W"], coarse: Float[Tensor, "1
         last_mask: Probabilities of the objects in the frame before, at the padded size.
         coarse: Logits of the object transformer's masks in this frame, at stride 16.
     """
-    seen = ((area(last_mask, STRIDE) > LAST_SHARE) | (coarse.sigmoid() > COARSE_PROBABILITY))[0].cpu()
-    return [_around(cells) for cells in seen]
+    seen = (area(last_mask, STRIDE) > LAST_SHARE) | (coarse.sigmoid() > COARSE_PROBABILITY)
+    return windows_around(seen[0].cpu().numpy())
 
 
 def mask_windows(masks: Float[Tensor, "1 N H W"]) -> list[Window | None]:
@@ -37,25 +26,4 @@ def mask_windows(masks: Float[Tensor, "1 N H W"]) -> list[Window | None]:
 
     An object that is not in the frame has the smallest window.
     """
-    cells = (area(masks, STRIDE) > LAST_SHARE)[0].cpu()
-    return [_around(own) if own.any() else Window(0, 1, 0, 1) for own in cells]
-
-
-def _around(cells: Tensor) -> Window | None:
-    """Return the window of the True cells (h, w) of an object."""
-    height, width = cells.shape
-    if not cells.any():
-        return None
-    top, bottom = _extended(cells.any(1), height)
-    left, right = _extended(cells.any(0), width)
-    if (bottom - top) * (right - left) > LARGEST_SHARE * height * width:
-        return None
-    return Window(top, bottom, left, right)
-
-
-def _extended(line: Tensor, count: int) -> tuple[int, int]:
-    """Return start and end of the True positions with the margin, within `count` positions."""
-    places = torch.nonzero(line).flatten()
-    start, end = int(places[0]), int(places[-1]) + 1
-    margin = MARGIN + round(MARGIN_SHARE * (end - start))
-    return max(start - margin, 0), min(end + margin, count)
+    return windows_around((area(masks, STRIDE) > LAST_SHARE)[0].cpu().numpy(), empty=SMALLEST)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cutie_geo.config import ModelConfig
 from cutie_geo.model.blocks import ObjectFusion, ResNetFeatures, SensoryUpdate
 from cutie_geo.ops import area, full_precision, grouped, sine_positions, to_tokens
-from cutie_geo.structures import Window
+from cutie_geo.regions import Window
 
 
 class MaskEncoder(nn.Module):

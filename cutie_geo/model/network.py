@@ -31,12 +31,8 @@ from cutie_geo.ops import (
     top_k_affinity,
     upsample,
 )
-from cutie_geo.structures import Decoded, FrameFeatures, FrozenFile, Memorised, MemoryView, Readout, RecentPast, Window
-
-STRIDE = 16
-"""Stride of memory tokens, in pixels."""
-ABSENT = -20.0
-"""Logit of an object outside the window in which it is decoded."""
+from cutie_geo.regions import ABSENT, STRIDE, Window
+from cutie_geo.structures import Decoded, FrameFeatures, FrozenFile, Memorised, MemoryView, Readout, RecentPast
 
 
 class CutieGeo(nn.Module):

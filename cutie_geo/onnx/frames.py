@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SLACK = 0.05
-"""Tolerance outside [0, 1] for float images."""
+from cutie_geo.regions import SLACK
+
 MAX_OBJECT_ID = 2**31 - 1
 
 
@@ -68,14 +68,6 @@ def nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a label map by the nearest pixel centre, in integer arithmetic."""
     rows, columns = (((2 * np.arange(new) + 1) * old) // (2 * new) for old, new in zip(labels.shape, size))
     return labels[rows[:, None], columns]
-
-
-def internal_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Shrink (H, W) so that the shorter side is `shorter`, if it is larger."""
-    least = min(size)
-    if least <= shorter:
-        return size
-    return int(size[0] / least * shorter), int(size[1] / least * shorter)
 
 
 def padded(x: np.ndarray, padding: tuple[int, int, int, int]) -> np.ndarray:

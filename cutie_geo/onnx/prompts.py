@@ -1,4 +1,4 @@
-"""Masks from clicks and boxes by an exported prompt head, as `cutie_geo.inference.head_prompter` predicts them."""
+"""Masks from clicks and boxes by an exported prompt head."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,17 +7,7 @@ import numpy as np
 
 from cutie_geo.onnx.folder import OnnxModel
 from cutie_geo.onnx.frames import Geometry
-
-ZOOM_MARGIN = 1.4
-"""Size of the enlarged view relative to the object."""
-ZOOM_SIDE = 256
-"""Longer side of the enlarged view at the encoder, in pixels."""
-ZOOM_GAIN = 1.25
-"""A view is enlarged only if the object appears at least this many times larger than in the frame."""
-ZOOM_LEAST = 32
-"""Shortest side of an enlarged view, in pixels of the frame."""
-SAME_VIEW = 0.8
-"""An enlarged view is used again if its IoU with the next one is at least this."""
+from cutie_geo.regions import SAME_VIEW, Prompt, Region, enlarged_region, on_view, pointed_at
 
 
 class PromptedMask(NamedTuple):
@@ -27,41 +17,6 @@ class PromptedMask(NamedTuple):
     """Mask logits (H, W) at the size of the frame; the mask is where they are positive."""
     quality: float
     """Estimate of the mask's IoU with the object, 0 to 1."""
-
-
-class Prompt(NamedTuple):
-    """Clicks and box of one object, in pixels of the frame."""
-
-    points: tuple[tuple[float, float, int], ...]
-    """(x, y, label); label 1 is on the object, 0 is not."""
-    box: tuple[float, float, float, float] | None
-    """(x0, y0, x1, y1)."""
-
-
-class Region(NamedTuple):
-    """Rectangle of a frame, in whole pixels; half open."""
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.y1 - self.y0, self.x1 - self.x0
-
-    def crop(self, x: np.ndarray) -> np.ndarray:
-        """Return the part of a map (..., H, W), as a view."""
-        return x[..., self.y0 : self.y1, self.x0 : self.x1]
-
-    def iou(self, other: "Region") -> float:
-        """Return the intersection over union with another rectangle."""
-        wide = min(self.x1, other.x1) - max(self.x0, other.x0)
-        high = min(self.y1, other.y1) - max(self.y0, other.y0)
-        both = max(wide, 0) * max(high, 0)
-        areas = [one.size[0] * one.size[1] for one in (self, other)]
-        return both / (sum(areas) - both)
 
 
 class EncodedView(NamedTuple):
@@ -128,8 +83,7 @@ class Prompter:
         for view in zoomed:
             if view.region.iou(region) >= SAME_VIEW:
                 return view
-        scale, multiple = ZOOM_SIDE / max(region.size), self.about.prompt_multiple
-        size = (max(round(region.size[0] * scale), 1), max(round(region.size[1] * scale), 1))
+        size, multiple = region.enlarged(), self.about.prompt_multiple
         high, wide = (-size[0]) % multiple, (-size[1]) % multiple
         padding = (high // 2, high - high // 2, wide // 2, wide - wide // 2)
         geometry = Geometry(region.size, size, padding, antialias=True)
@@ -142,26 +96,18 @@ class Prompter:
     def _look(self, view: EncodedView, prompt: Prompt, mask: np.ndarray | None) -> PromptedMask:
         """Predict on one view; logits have the size of its region."""
         region, geometry, slots = view.region, view.geometry, self.about.prompt_points
-        (height, width), (high, wide) = geometry.internal, geometry.size
-        corner = np.array([region.x0, region.y0], np.float32)
-        scale = np.array([width / wide, height / high], np.float32)
-        offset = np.array([geometry.padding[2], geometry.padding[0]], np.float32)
-        clicks = [(x, y, label) for x, y, label in prompt.points
-                  if region.x0 <= x <= region.x1 and region.y0 <= y <= region.y1]  # fmt: skip
-        if len(clicks) > slots:
+        height, width = geometry.internal
+        top, bottom, left, right = geometry.padding
+        asked = on_view(prompt, region, geometry.size, geometry.internal, (left, top))
+        count = len(asked.points)
+        if count > slots:
             raise ValueError(
-                f"points: got {len(clicks)}, expected at most {slots}, the capacity of the export; "
+                f"points: got {count}, expected at most {slots}, the capacity of the export; "
                 "cutie-geo export onnx --prompt-points changes it"
             )
         points, labels = np.zeros((1, slots, 2), np.float32), np.full((1, slots), -1, np.float32)
-        for slot, (x, y, label) in enumerate(clicks):
-            points[0, slot] = (np.array([x, y], np.float32) - corner) * scale + offset
-            labels[0, slot] = label
-        box = np.zeros((1, 4), np.float32)
-        if prompt.box is not None:
-            corners = np.array(prompt.box, np.float32).reshape(2, 2)
-            box = ((corners - corner) * scale + offset).reshape(1, 4)
-        top, bottom, left, right = geometry.padding
+        points[0, :count], labels[0, :count] = asked.points, asked.labels
+        box = np.zeros((1, 4), np.float32) if asked.box is None else asked.box[None]
         before = np.zeros((1, height + top + bottom, width + left + right), np.float32)
         if mask is not None:
             before = np.ascontiguousarray(geometry.pad(geometry.shrink(region.crop(mask)[None])))
@@ -236,57 +182,11 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def enlarged_region(mask: np.ndarray, prompt: Prompt, scale: float) -> Region | None:
-    """Return the region around a mask (H, W) and its prompts to enlarge; None if it would gain little.
-
-    Args:
-        mask: Where the object is in the frame.
-        prompt: Clicks and box.
-        scale: Pixels of the encoder's input per pixel of the frame.
-    """
-    height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    places = [(x, y) for x, y, label in prompt.points if label == 1]
-    if len(rows):
-        places += [(float(columns[0]), float(rows[0])), (float(columns[-1]) + 1, float(rows[-1]) + 1)]
-    if prompt.box is not None:
-        places += [prompt.box[:2], prompt.box[2:]]
-    if not places:
-        return None
-    spans = []
-    for values, whole in zip(zip(*places), (width, height)):
-        middle, span = (min(values) + max(values)) / 2, max(values) - min(values)
-        half = max(span * ZOOM_MARGIN, ZOOM_LEAST) / 2
-        spans.append((max(int(middle - half), 0), min(int(middle + half) + 1, whole)))
-    (x0, x1), (y0, y1) = spans
-    region = Region(x0, y0, x1, y1)
-    return region if (ZOOM_SIDE / max(region.size)) / scale >= ZOOM_GAIN else None
-
-
 def connected(found: PromptedMask, prompt: Prompt, before: np.ndarray | None) -> PromptedMask:
-    """Remove components that no prompt points at: a click adds only what is connected to it.
-
-    Components stay that hold a positive click or a pixel of the mask so far, or of which at least half lies in the box.
-    If none stays, all do.
-    """
+    """Remove components that no prompt points at; `before` are the probabilities of the mask so far."""
     labels, count = components(found.logits > 0)
-    height, width = labels.shape
-    kept = {
-        int(labels[min(max(int(y), 0), height - 1), min(max(int(x), 0), width - 1)])
-        for x, y, label in prompt.points
-        if label == 1
-    }
-    if before is not None:
-        kept |= set(np.unique(labels[before > 0.5]).tolist())
-    if prompt.box is not None:
-        x0, y0, x1, y1 = (max(round(side), 0) for side in prompt.box)
-        inside = np.bincount(labels[y0:y1, x0:x1].ravel(), minlength=count + 1)
-        kept |= set(np.flatnonzero(2 * inside >= np.bincount(labels.ravel(), minlength=count + 1)).tolist())
-    kept.discard(0)
-    if not kept or len(kept) == count:
-        return found
-    stays = np.isin(labels, [0, *kept])
-    return found._replace(logits=np.where(stays, found.logits, -found.logits))
+    stays = pointed_at(labels, count, prompt, None if before is None else before > 0.5)
+    return found if stays is None else found._replace(logits=np.where(stays, found.logits, -found.logits))
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:

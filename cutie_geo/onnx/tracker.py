@@ -11,22 +11,15 @@ from cutie_geo.onnx.folder import OnnxModel
 from cutie_geo.onnx.frames import (
     Geometry,
     InputMask,
-    internal_size,
     object_ids,
     padded,
     read_image,
     read_mask,
     soft_aggregate,
 )
-from cutie_geo.onnx.prompts import (
-    EncodedView,
-    PromptedMask,
-    Prompter,
-    Region,
-    read_probabilities,
-    read_prompt,
-)
-from cutie_geo.onnx.windows import ABSENT, STRIDE, Window, choose_windows, insides, mask_windows
+from cutie_geo.onnx.prompts import EncodedView, PromptedMask, Prompter, read_probabilities, read_prompt
+from cutie_geo.onnx.windows import choose_windows, insides, mask_windows
+from cutie_geo.regions import ABSENT, STRIDE, Region, Window, internal_size
 
 OPTIONS = ("mem_every", "stagger_updates", "max_mem_frames", "full_frame_every")
 """Options that a saved state holds."""

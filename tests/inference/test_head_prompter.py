@@ -14,13 +14,14 @@ from toy_videos import contents
 
 from cutie_geo.__main__ import run_one
 from cutie_geo.checkpoints.saving import save_checkpoint
-from cutie_geo.inference.head_prompter import HeadPrompter, Region, connected
+from cutie_geo.inference.head_prompter import HeadPrompter, connected
 from cutie_geo.inference.prompting import PromptedMask
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.prompt_head import PromptBatch
+from cutie_geo.regions import Prompt, Region
 from cutie_geo.runs.prompts import HEAD, has_prompt_head, load_prompter
-from cutie_geo.structures import Frame, Prompt
+from cutie_geo.structures import Frame
 
 SIZE = (72, 100)
 
@@ -162,11 +163,6 @@ def test_a_click_adds_only_what_is_connected_to_it() -> None:
     assert parts(Prompt(((4.5, 4.5, 0),)), mask) == [False, False, True]
     assert parts(Prompt(box=(10.0, 0.0, 20.0, 10.0))) == [False, True, False]
     assert parts(Prompt(((10.5, 10.5, 1),))) == [True, True, True]
-
-
-def test_regions_overlap_as_rectangles() -> None:
-    assert Region(0, 0, 10, 10).iou(Region(5, 0, 15, 10)) == 50 / 150
-    assert Region(0, 0, 10, 10).iou(Region(20, 20, 30, 30)) == 0
 
 
 def test_the_tracker_s_features_are_shared_and_its_prediction_is_corrected(

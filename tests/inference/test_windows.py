@@ -3,10 +3,10 @@
 import torch
 
 from cutie_geo.inference.tracker import Tracker
-from cutie_geo.inference.windows import LARGEST_SHARE, choose_windows, mask_windows
-from cutie_geo.model.network import ABSENT, CutieGeo
+from cutie_geo.inference.windows import choose_windows, mask_windows
+from cutie_geo.model.network import CutieGeo
 from cutie_geo.ops import soft_aggregate, upsample
-from cutie_geo.structures import Window
+from cutie_geo.regions import ABSENT, LARGEST_SHARE, Window
 
 CELLS = (12, 20)
 UNSEEN = torch.full((1, 1, *CELLS), -10.0)

@@ -20,21 +20,19 @@ import cutie_geo
 import cutie_geo.inference.tracker as torch_tracker
 import cutie_geo.inference.windows as torch_windows
 import cutie_geo.onnx.tracker as onnx_tracker
-import cutie_geo.onnx.windows as onnx_windows
 from cutie_geo.__main__ import main
 from cutie_geo.data.masks import read_labels
 from cutie_geo.export.onnx_folder import OnnxOptions
 from cutie_geo.export.onnx_rewrites import cubic_matrix
-from cutie_geo.model import network
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.onnx import OnnxModel, OnnxTracker
 from cutie_geo.onnx.folder import GRAPHS
 from cutie_geo.onnx.frames import resize
 from cutie_geo.onnx.prompts import sigmoid
-from cutie_geo.onnx.windows import Window, choose_windows, insides, mask_windows
+from cutie_geo.onnx.windows import choose_windows, insides, mask_windows
 from cutie_geo.ops import bilinear
+from cutie_geo.regions import Window
 from cutie_geo.runs.onnx_check import CheckFrame, clip_frames, compare, twin
-from cutie_geo.structures import Window as TorchWindow
 
 SIZE = (60, 106)
 """That of `tiny_folder`."""
@@ -77,10 +75,10 @@ def test_windows_give_the_numbers_of_the_network(
     tiny_model: CutieGeo, tiny_sessions: OnnxModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # untrained masks cover the whole frame, so the windows are given here
-    for module, window in ((torch_tracker, TorchWindow), (onnx_tracker, Window)):
-        fixed = [None if sides is None else window(*sides) for sides in WINDOWS]
-        monkeypatch.setattr(module, "choose_windows", lambda mask, coarse, fixed=fixed: fixed[: coarse.shape[-3]])
-        monkeypatch.setattr(module, "mask_windows", lambda masks, fixed=fixed: fixed[::-1][: masks.shape[-3]])
+    fixed = [None if sides is None else Window(*sides) for sides in WINDOWS]
+    for module in (torch_tracker, onnx_tracker):
+        monkeypatch.setattr(module, "choose_windows", lambda mask, coarse: fixed[: coarse.shape[-3]])
+        monkeypatch.setattr(module, "mask_windows", lambda masks: fixed[::-1][: masks.shape[-3]])
     reference, exported = twin(tiny_model, tiny_sessions.description), OnnxTracker(tiny_sessions, full_frame_every=4)
     reference.configure(full_frame_every=4, mem_every=2)
     exported.mem_every = 2
@@ -104,9 +102,6 @@ def test_windows_are_those_of_the_tracker(radius: float) -> None:
     assert mask_windows(masks) == torch_windows.mask_windows(tensor)
     window = Window(1, 3, 0, 4)
     assert insides([window, None], (3, 5)).sum(axis=(1, 2)).tolist() == [8, 15]
-    for name in ("LAST_SHARE", "COARSE_PROBABILITY", "MARGIN", "MARGIN_SHARE", "LARGEST_SHARE"):
-        assert getattr(onnx_windows, name) == getattr(torch_windows, name)
-    assert (onnx_windows.ABSENT, onnx_windows.STRIDE) == (network.ABSENT, network.STRIDE)
 
 
 def test_a_wrong_export_would_be_seen(tiny_model: CutieGeo, tiny_sessions: OnnxModel) -> None:

@@ -11,15 +11,13 @@ import torch
 from PIL import Image
 
 import cutie_geo
-import cutie_geo.inference.head_prompter as head
-import cutie_geo.onnx.prompts as prompts
 from cutie_geo.__main__ import main
 from cutie_geo.data.masks import read_labels
 from cutie_geo.inference.head_prompter import HeadPrompter
 from cutie_geo.model.network import CutieGeo
-from cutie_geo.onnx import OnnxTracker, PromptedMask
-from cutie_geo.onnx.prompts import Prompt, components, connected, enlarged_region, read_probabilities, read_prompt
-from cutie_geo.structures import Prompt as TorchPrompt
+from cutie_geo.onnx import OnnxTracker
+from cutie_geo.onnx.prompts import components, read_probabilities, read_prompt
+from cutie_geo.regions import Prompt
 
 SIZE = (40, 60)
 
@@ -34,45 +32,6 @@ def test_components_are_those_of_opencv(density: float) -> None:
     assert ((labels > 0) == mask).all()
     pairs = set(zip(labels.ravel().tolist(), expected.ravel().tolist()))
     assert len(pairs) == number - int(mask.all()), "one label of ours for each of OpenCV's"
-
-
-def soft(*places: tuple[int, int]) -> np.ndarray:
-    """Logits of discs with a radius of 5 pixels."""
-    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
-    return 5.3 - np.min([np.hypot(y - cy, x - cx) for cx, cy in places], axis=0).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "before"),
-    [
-        (Prompt(((10, 10, 1),), None), None),
-        (Prompt(((10, 10, 1), (45, 30, 0)), None), None),
-        (Prompt(((30, 5, 1),), None), None),  # on no component
-        (Prompt((), (38, 22, 52, 38)), None),
-        (Prompt(((10, 10, 1),), (38, 22, 52, 38)), None),
-        (Prompt(((10, 10, 0),), None), soft((45, 30)) > 0),
-    ],
-)
-def test_only_what_prompts_point_at_stays(prompt: Prompt, before: np.ndarray | None) -> None:
-    logits = soft((10, 10), (45, 30), (50, 8))
-    mask = None if before is None else torch.from_numpy(before.astype(np.float32))
-    expected = head.connected(head.PromptedMask(torch.from_numpy(logits), 0.5), TorchPrompt(*prompt), mask)
-    found = connected(PromptedMask(logits, 0.5), prompt, None if before is None else before.astype(np.float32))
-    np.testing.assert_array_equal(found.logits, expected.logits.numpy())
-
-
-def test_the_constants_are_those_of_the_network() -> None:
-    for name in ("ZOOM_MARGIN", "ZOOM_SIDE", "ZOOM_GAIN", "ZOOM_LEAST", "SAME_VIEW"):
-        assert getattr(prompts, name) == getattr(head, name)
-
-
-def test_small_objects_are_enlarged() -> None:
-    mask = np.zeros((180, 320), bool)
-    mask[50:60, 100:130] = True
-    region = enlarged_region(mask, Prompt(((110, 55, 1),), None), 1.0)
-    assert region == (94, 39, 137, 72)
-    assert enlarged_region(np.ones((180, 320), bool), Prompt(((110, 55, 1),), None), 1.0) is None
-    assert enlarged_region(mask & False, Prompt(((110, 55, 0),), None), 1.0) is None
 
 
 @pytest.mark.parametrize(
@@ -138,16 +97,16 @@ def test_masks_are_those_of_the_prompt_head(bundled: CutieGeo, bundled_folder: P
             middle = len(rows) // 2
             box = (float(columns.min()), float(rows.min()), float(columns.max()) + 1, float(rows.max()) + 1)
             click, beside = (float(columns[middle]), float(rows[middle])), (5.0, 5.0)
-            one = prompter.predict(encoded, TorchPrompt(((*click, 1),), None))
+            one = prompter.predict(encoded, Prompt(((*click, 1),), None))
             own = tracker.prompt(picture, [click], features=features)
             asked = [
                 (one, own),
                 (
-                    prompter.predict(encoded, TorchPrompt(((*click, 1), (*beside, 0)), None), one.logits),
+                    prompter.predict(encoded, Prompt(((*click, 1), (*beside, 0)), None), one.logits),
                     tracker.prompt(picture, [click, beside], [1, 0], mask=own.logits, features=features),
                 ),
                 (
-                    prompter.predict(encoded, TorchPrompt((), box)),
+                    prompter.predict(encoded, Prompt((), box)),
                     tracker.prompt(picture, box=box, features=features),
                 ),
             ]

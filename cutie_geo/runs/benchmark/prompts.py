@@ -5,8 +5,9 @@ import time
 from typing import Any
 
 from cutie_geo.config import require
-from cutie_geo.inference.head_prompter import HeadPrompter, Region
+from cutie_geo.inference.head_prompter import HeadPrompter
 from cutie_geo.model.network import CutieGeo
+from cutie_geo.regions import Region
 from cutie_geo.runs.benchmark.inputs import dtype_name, rendered_images, synchronise
 from cutie_geo.structures import Prompt
 
