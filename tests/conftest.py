@@ -2,10 +2,16 @@
 
 import json
 import os
+import random
 import signal
+import zlib
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import numpy as np
+import own_threads
 import pytest
 import torch
 from parity_rules import official_weights
@@ -15,10 +21,69 @@ from cutie_geo.checkpoints.cutie import load_weights
 from cutie_geo.config import model_config
 from cutie_geo.model.network import CutieGeo
 
+PROGRAMS = ("app", "commands", "runs")
+"""Folders of tests that run whole programs, whose parts have unit tests elsewhere."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Run slow tests first, the longest of them before the others: no worker is left alone with one at the end."""
+
+    def rank(item: pytest.Item) -> int:
+        slow = item.get_closest_marker("slow")
+        return 2 if slow is None else 0 if slow.kwargs.get("longest") else 1
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Check shapes and types of every call in unit tests only: that takes half of the time of small networks."""
+    whole = item.path.parent.name in PROGRAMS or item.get_closest_marker("slow") is not None
+    jaxtyping.config.update("jaxtyping_disable", whole)
+    return (yield)
+
+
+def seed(name: str) -> None:
+    """Seed the shared random generators, so that what a test draws does not depend on the tests before it."""
+    number = zlib.crc32(name.encode())
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002
+    torch.manual_seed(number)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    seed(f"{fixturedef.baseid}::{fixturedef.argname}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    seed(item.nodeid)
+
+
+@pytest.fixture(autouse=True)
+def shared_state(one_thread: None, interruptible: None) -> Iterator[None]:
+    """Give back what all tests of a process share: commands that a test calls in this process may change it."""
+    own_threads.begin()
+    environment, folder, mask = dict(os.environ), os.getcwd(), os.umask(0)
+    os.umask(mask)
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    threads, dtype, gradients = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    yield
+    torch.set_grad_enabled(gradients)
+    torch.set_default_dtype(dtype)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    for each, handler in handlers.items():
+        if signal.getsignal(each) is not handler:
+            signal.signal(each, handler)
+    os.umask(mask)
+    os.chdir(folder)
+    for name in {*os.environ, *environment} - {"PYTEST_CURRENT_TEST"}:
+        if name not in environment:
+            del os.environ[name]
+        elif os.environ.get(name) != environment[name]:
+            os.environ[name] = environment[name]
 
 
 @pytest.fixture(scope="session", autouse=True)
