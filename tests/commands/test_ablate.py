@@ -659,7 +659,7 @@ def test_the_container_of_visor_is_explained(masks: bool, toy: list[str], tmp_pa
     assert "submission of two" in capsys.readouterr().out
 
 
-def wait_for(path: Path, seconds: float = 60) -> None:
+def wait_for(path: Path, seconds: float = 240) -> None:
     until = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < until, f"{path} did not appear"
@@ -675,7 +675,7 @@ def test_an_interruption_lets_the_training_save(toy: list[str], tmp_path: Path) 
     )  # fmt: skip
     wait_for(tmp_path / "training")
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 143
     assert "interrupted; the same command goes on" in said
     assert (tmp_path / "saved").exists()  # it waited for that

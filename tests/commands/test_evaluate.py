@@ -235,7 +235,7 @@ def test_an_interruption_ends_it_at_once_and_writes_nothing(
     workers = workers_of(process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     started = time.perf_counter()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said
@@ -243,4 +243,4 @@ def test_an_interruption_ends_it_at_once_and_writes_nothing(
     assert not any(worker.is_running() for worker in workers)
     if moment is has_busy_workers:
         assert len(workers) == 2
-        assert time.perf_counter() - started < 15  # one that goes on to the end of its sequence takes minutes
+        assert time.perf_counter() - started < 45  # one that goes on to the end of its sequence takes minutes

@@ -82,11 +82,17 @@ def test_inference_with_the_bundled_model_imports_what_it_needs(tmp_path: Path) 
 
 @pytest.mark.parametrize("command", ["infer", "train", "evaluate"])
 def test_help_comes_within_a_second_of_processor_time(command: str) -> None:
-    before = os.times()
-    subprocess.run([sys.executable, "-m", "cutie_geo", command, "--help"], check=True, stdout=subprocess.DEVNULL)
-    after = os.times()
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    assert 0 < spent < BUDGET
+    least = 10 * BUDGET
+    for _ in range(3):  # the best of three: a busy machine only adds
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "cutie_geo", command, "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        assert spent > 0
+        least = min(least, spent)
+        if least < BUDGET:
+            break
+    assert least < BUDGET
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

