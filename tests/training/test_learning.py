@@ -45,3 +45,24 @@ def test_the_first_stage_of_the_recipe_learns_two_real_clips(test_data: Path, tm
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), backbone)
     before, after = learn(test_data / "data", backbone, "fp32", seed=0)
     assert after < 0.85 * before
+
+
+@pytest.mark.slow
+def test_depth_is_learnt_from_the_distances_of_rendered_clips() -> None:
+    """The smallest geometry encoder, from random weights, on two clips over and over."""
+    config = train_config("tiny_rendered", ["clips.crop=64", "loss.points=64", "loss.depth_weight=1.0", "seed=0"])
+    dataset = ClipDataset(build_sources(config.data, config.clips, None), config.clips, config.seed)
+    batch = collate([dataset[ClipKey(0, index, 0.0)] for index in range(2)])
+    torch.manual_seed(0)
+    trainable = trainable_for(config)
+    model = trainable.load("none", CPU, "fp32", config.model_options)
+    parameters = model.encoder.geometry.parameters()
+    optimiser, module = torch.optim.AdamW(parameters, 1e-3), trainable.module(model.train())
+    depth = []
+    for _ in range(STEPS):
+        losses, _ = trainable.losses(module(batch, [True] * config.clips.length), batch, CPU)
+        losses["depth"].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        depth.append(float(losses["depth"].detach()))
+    assert sum(depth[-3:]) / 3 < 0.8 * depth[0]
