@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from toy_videos import regions, write_film, write_frames, write_mask
 
-from cutie_geo.__main__ import COMMANDS
+from cutie_geo.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -126,8 +126,11 @@ SHORTER = ["validation.size=64", "clips.crop=32", "clips.length=2", "batch=1", "
 
 
 @pytest.mark.slow
-def test_commands_for_new_users_run(desk: Path) -> None:
+def test_commands_for_new_users_run(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Run every command without a mark as it is typed, but for fine-tuning, which gets fewer steps."""
+    monkeypatch.chdir(desk)
     done = []
     texts = {line.text: line for line in LINES if line.page not in ELSEWHERE and not line.marked}
     for line in texts.values():
@@ -139,13 +142,13 @@ def test_commands_for_new_users_run(desk: Path) -> None:
             continue
         if name == "train":
             arguments = [a for a in arguments if not a.startswith("steps=")] + ["steps=1", *SHORTER]
-        command = [sys.executable, "-m", "cutie_geo", name, *arguments]
+        command = [name, *arguments]
         if name in ("infer", "train"):
             command += ["--device", "cpu", "--cpu-threads", "1"]
         if name == "infer":
             command += ["--overwrite"]
-        out = subprocess.run(command, cwd=desk, capture_output=True, text=True)
-        assert out.returncode == 0 or (name == "doctor" and "--data" not in arguments), f"{line}: {out.stderr}"
+        status, said = main(command), capsys.readouterr().err
+        assert status == 0 or (name == "doctor" and "--data" not in arguments), f"{line}: {said}"
         done.append(name)
     assert {"infer", "train", "doctor"} <= set(done)
 

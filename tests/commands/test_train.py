@@ -173,19 +173,21 @@ def test_accumulated_parts_make_the_same_step(undisturbed: tuple[list[str], Path
     assert parts[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(longest=True)
 def test_the_bundled_stage_learns(tmp_path: Path) -> None:
-    """A quarter of `tiny_rendered`: masks of new scenes get better, with everything as a user has it."""
-    short = ["steps=150", "validation.every=0", "images_every=0", "save_every=150", "--tracker", "none"]
+    """A fifth of `tiny_rendered`, on smaller clips: masks of new scenes get better, by the command that users type."""
+    short = ["steps=120", "clips.crop=64", "loss.points=256", "optimiser.learning_rate=1.0e-3", "optimiser.warm_up=5"]
+    short += ["log_every=30", "validation.every=0", "images_every=0", "save_every=120", "--tracker", "none"]
     short += ["--workers", "0"]  # processes that draw stand back, and beside other tests they would never come
+    short += ["--cpu-threads", "1"]  # threads wait for each other on a busy machine
     assert run_one("train", ["--stage", "tiny_rendered", "--device", "cpu", "--output", str(tmp_path), *short]) == 0
     folder = tmp_path / "cutie-geo-nano" / "tiny_rendered"
     losses = [json.loads(line)["loss/mask_dice"] for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert len(losses) == 6
-    assert losses[-1] < 0.9 * losses[0]  # means over 100 clips
+    assert len(losses) == 4
+    assert losses[-1] < 0.9 * losses[0]  # means over 120 clips
 
 
-@pytest.mark.slow
+@pytest.mark.slow(longest=True)
 def test_a_recipe_runs_its_stages_and_resumes(
     test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,7 +391,7 @@ def test_the_bar_of_a_resumed_run_counts_the_steps_of_this_call(monkeypatch: pyt
     bar.close()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(longest=True)
 def test_the_papers_second_stage_is_planned_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_one("train", ["--stage", "2", "--dry-run", "--device", "cpu"]) == 0
     told = capsys.readouterr().out
@@ -401,6 +403,7 @@ def test_the_papers_second_stage_is_planned_and_runs(tmp_path: Path, capsys: pyt
     options = ["--weights", "none", "--device", "cpu", "--workers", "0", "--tracker", "none"]
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": [{"name": "rendered", "clips": 16}], "log_every": 1}))
     small = ["steps=2", "clips.crop=64", "clips.length=3", "precision=fp32", "loss.points=128", "save_every=2"]
+    small += ["encoder.vision=hiera-tiny", "encoder.geometry=depth-anything-v2-small"]  # 1.3 GB less to save
     arguments = ["--stage", "2", "--config", str(tmp_path / "data.yaml"), *options, *small, "--output", str(tmp_path)]
     assert run_one("train", arguments) == 0
     lines = (tmp_path / "cutie-geo-large" / "stage2" / "log.jsonl").read_text().splitlines()
