@@ -106,8 +106,8 @@ class HeadPrompter:
         found = connected(self._look(encoded.whole, prompt, probs), prompt, probs)
         region = None
         if self.zoom:
-            mask, scale = (found.logits > 0).cpu().numpy(), encoded.whole.geometry.internal[0] / size[0]
-            region = enlarged_region(mask, prompt, scale)
+            inside, scale = (found.logits > 0).cpu().numpy(), encoded.whole.geometry.internal[0] / size[0]
+            region = enlarged_region(inside, prompt, scale)
         return found if region is None else connected(self.refine(encoded, prompt, found, region), prompt, probs)
 
     @torch.inference_mode()
