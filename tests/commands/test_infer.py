@@ -193,6 +193,15 @@ def test_backward_equals_forward_on_the_reversed_clip(run: Run, tmp_path: Path, 
         assert len(list(container.decode(video=0))) == 5
 
 
+def test_a_mask_of_another_name_belongs_to_the_last_frame_of_a_video_that_runs_backward(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    frames, mask = write_frames(tmp_path / "bear", 3), write_mask(tmp_path / "first.png")
+    assert run("--video", frames, "--mask", mask, "--direction", "backward") == 0
+    assert read_ids(tmp_path / "out/Annotations/bear/00002.png").any()
+    assert f"{mask}: taken for the mask of the last frame, 00002; frames are named 00002 to 00000" in caplog.messages
+
+
 def test_a_mask_in_mid_video_gives_every_frame(run: Run, tmp_path: Path):
     frames = write_frames(tmp_path / "bear", 6)
     mask = write_mask(tmp_path / "00003.png")
@@ -1072,6 +1081,7 @@ def test_void_in_a_first_mask_of_davis_2017_is_not_tracked(run: Run, tmp_path: P
     [
         (["--point", "-3,4"], "got (-3, 4), expected it within"),
         (["--mask", "first.png", "--max-internal-size", "1"], "max_internal_size: got 1, expected -1 or at least 16"),
+        (["--mask", "first.png", "--cpu-threads", "1000000"], "--cpu-threads: got 1000000, expected 1 to "),
     ],
 )
 def test_numbers_that_make_no_sense_are_named(run: Run, tmp_path: Path, capsys: Said, options: list[str], words: str):
