@@ -1081,7 +1081,6 @@ def test_void_in_a_first_mask_of_davis_2017_is_not_tracked(run: Run, tmp_path: P
     [
         (["--point", "-3,4"], "got (-3, 4), expected it within"),
         (["--mask", "first.png", "--max-internal-size", "1"], "max_internal_size: got 1, expected -1 or at least 16"),
-        (["--mask", "first.png", "--cpu-threads", "1000000"], "--cpu-threads: got 1000000, expected 1 to "),
     ],
 )
 def test_numbers_that_make_no_sense_are_named(run: Run, tmp_path: Path, capsys: Said, options: list[str], words: str):
