@@ -2,6 +2,9 @@
 
 import sys
 
+OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory")
+"""Texts of torch and of the system for memory that is not available."""
+
 
 def reason(error: Exception, name: str) -> str:
     """Return the reason for the failure of `name`, on one line."""
@@ -17,7 +20,7 @@ def is_out_of_memory(error: Exception) -> bool:
     """Return True if `error` is an out-of-memory error, of CUDA or of the host."""
     torch = sys.modules.get("torch")  # if torch was not imported, the error is not from torch
     kinds = (MemoryError,) if torch is None else (torch.cuda.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    return isinstance(error, kinds) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def one_line(error: BaseException) -> str:

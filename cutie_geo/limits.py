@@ -12,6 +12,8 @@ DEFAULT_MAX_PICKLE_MIB = 4
 1 MiB; reading 4 MiB takes half a minute at worst."""
 MAX_PIXELS_VARIABLE = "CUTIE_GEO_MAX_PIXELS"
 MAX_PICKLE_VARIABLE = "CUTIE_GEO_MAX_PICKLE_MIB"
+THREADS_PER_CORE = 64
+"""Largest number of threads for each processor core; far more exhaust the address space, which ends the process."""
 PROBS_PER_PIXEL = 4
 """Largest number of values in a probability file, per pixel of the largest image."""
 
@@ -66,6 +68,17 @@ def require_pixels(width: int, height: int) -> None:
         raise ValueError(
             f"got {width}x{height} = {width * height} pixels, expected at most {limit}; --max-pixels raises the limit"
         )
+
+
+def require_threads(threads: int | None) -> None:
+    """Check --cpu-threads; None passes.
+
+    Raises:
+        ValueError: If it is below 1 or above `THREADS_PER_CORE` for each core.
+    """
+    most = THREADS_PER_CORE * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        raise ValueError(f"--cpu-threads: got {threads}, expected 1 to {most}")
 
 
 def _limit(variable: str, default: int) -> int:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cutie_geo.config import parse_json, require_small
+from cutie_geo.errors import is_out_of_memory
 from cutie_geo.limits import max_pickle_bytes
 
 WRAPPERS = ("model", "state_dict", "network", "model_state")
@@ -74,7 +75,7 @@ def read_metadata(path: Path, name: str) -> dict | None:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(name)
     except Exception as error:  # its reader lets out errors of Python where types or bytes are strange
-        raise ValueError(f"{path}: damaged or not a safetensors file ({_first_line(error)})") from None
+        raise ValueError(f"{path}: {_fault(error)} ({_first_line(error)})") from None
     if text is None:
         return None
     try:
@@ -87,11 +88,16 @@ def read_metadata(path: Path, name: str) -> dict | None:
     return content
 
 
+def _fault(error: Exception) -> str:
+    """Return what an error of the reader of safetensors files means."""
+    return "out of memory" if is_out_of_memory(error) else "damaged or not a safetensors file"
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # its reader lets out errors of Python where types or bytes are strange
-        raise ValueError(f"{path}: damaged or not a safetensors file ({_first_line(error)})") from None
+        raise ValueError(f"{path}: {_fault(error)} ({_first_line(error)})") from None
 
 
 def _read_torch(path: Path) -> object:

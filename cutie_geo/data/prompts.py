@@ -197,7 +197,10 @@ def _numbers(text: str, where: str) -> list[float]:
 def _plain(content: Any, where: str) -> list[float]:
     good = isinstance(content, list) and all(type(value) in (int, float) for value in content)
     require(good, f"{where}: got {content!r}, expected a list of numbers")
-    return [float(value) for value in content]
+    try:
+        return [float(value) for value in content]
+    except OverflowError:  # JSON's whole numbers have no bounds
+        raise ValueError(f"{where}: expected finite numbers") from None
 
 
 def _point(values: Sequence[float], where: str) -> tuple[float, float, int]:

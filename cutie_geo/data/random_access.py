@@ -312,5 +312,5 @@ def video_digest(source: FrameFolder | VideoFile) -> str:
         return digest(source.path)
     contents = hashlib.sha256()
     for path in source.files.values():
-        contents.update(f"{path.name} {digest(path)}\n".encode())
+        contents.update(f"{path.name} {digest(path)}\n".encode(errors="surrogateescape"))
     return contents.hexdigest()

@@ -445,13 +445,13 @@ def read_frames(
             ids.
         first_mask: one more mask file, for the frame with its name or number. Other names, and the video's own name,
             mean the first frame; a number without a frame is an error.
-        prompts: prompts by frame name; `FIRST` is the first frame.
+        prompts: prompts by frame name or number; `FIRST` is the first frame.
         void: a label that is background in all masks.
 
     A mask without objects is ignored.
 
     Raises:
-        ValueError: at the call, for a mask or prompt without a frame (if frame names are known), and if there is
+        ValueError: at the call, for a mask or prompt without a frame (as far as the container tells), and if there is
             neither a mask with an object nor a prompt; with the first frame, for a prompt outside of it; while
             iterating, for a mask of another size than its frame and for an unreadable file; after the last frame, for
             masks or prompts whose frame is missing.
@@ -555,16 +555,17 @@ def _require_object(masks: Mapping[str, _Mask], long_ids: bool) -> None:
 
 
 def _place_prompts(source: FrameFolder | VideoFile, prompts: Mapping[str, FramePrompts]) -> dict[str, FramePrompts]:
-    """Return prompts by the exact name of their frame. Raises ValueError if a frame is named twice."""
+    """Return prompts by the exact name of their frame. Raises ValueError if a frame is missing or named twice."""
+    find = _frame_finder(source)
     first = source.names[0] if source.names is not None else _frame_number("0")
     placed: dict[str, FramePrompts] = {}
     for stem, objects in prompts.items():
-        name = first if stem == FIRST else _frame_number(stem) if isinstance(source, VideoFile) else stem
+        name = first if stem == FIRST else find(stem)
+        if name is None:
+            raise ValueError(f"prompts: no frame {stem} in {source.path}; {_frames_are_called(source)}")
         if name in placed:
             raise ValueError(f"prompts: frame {name} of {source.path} twice, expected all of its objects together")
         placed[name] = objects
-    if source.names is not None:
-        _require_prompted(source, set(placed) - set(source.names))
     return placed
 
 
@@ -580,9 +581,10 @@ def _frame_number(stem: str) -> str:
 
 
 def _first_mask_frame(source: FrameFolder | VideoFile, mask: Path, warn: bool = True) -> str:
-    """Return the frame of the user's first mask: the frame with its name or number, or else the first.
+    """Return the frame of the user's first mask: the frame with its name or number, or else the first of `source`.
 
-    A mask with the video's own name belongs to the first frame.
+    A mask with the video's own name belongs to the first frame too. Warn if that is the last one of a video whose
+    frames run backward.
 
     Raises:
         ValueError: for a number without a frame.
@@ -593,10 +595,13 @@ def _first_mask_frame(source: FrameFolder | VideoFile, mask: Path, warn: bool = 
             f"{mask}: no frame {mask.stem} in {source.path}; {_frames_are_called(source)}. "
             "A mask that is named otherwise, such as first.png, belongs to the first frame."
         )
-    first = source.names[0] if source.names is not None else _frame_number("0")
-    if warn and found is None and not own and any(letter.isdecimal() for letter in mask.stem):
-        log.warning("%s: taken for the mask of the first frame, %s; %s", mask, first, _frames_are_called(source))
-    return first if own or found is None else found
+    names = [_frame_number("0")] if source.names is None else list(source.names)
+    last = len(names) > 1 and natural_order(names)[0] != names[0]  # frames run backward
+    numbered = not own and any(letter.isdecimal() for letter in mask.stem)
+    if warn and (own or found is None) and (last or numbered):
+        place = "last" if last else "first"
+        log.warning("%s: taken for the mask of the %s frame, %s; %s", mask, place, names[0], _frames_are_called(source))
+    return names[0] if own or found is None else found
 
 
 def _require_frames(source: FrameFolder | VideoFile, unused: Mapping[str, _Mask]) -> None:

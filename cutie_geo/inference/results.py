@@ -376,14 +376,15 @@ def input_digests(record: VideoRecord, known: Mapping[str, Any] | None = None) -
         record = with_first_appearances(record) if record.later else record  # blank masks are not tracked
     files = _frame_files(record.source) if record.reader is None else [(f, f.stat()) for f in record.reader.files]
     for path, state in files:
-        frames.update(f"{path.name} {state.st_size}\n".encode())
-        stamps.update(f"{path.name} {state.st_mtime_ns} {state.st_ctime_ns}\n".encode())
+        # names of files need not be UTF-8
+        frames.update(f"{path.name} {state.st_size}\n".encode(errors="surrogateescape"))
+        stamps.update(f"{path.name} {state.st_mtime_ns} {state.st_ctime_ns}\n".encode(errors="surrogateescape"))
     frames.update(repr(None if record.saved is None else sorted(record.saved)).encode())
     # the name of a single mask may be that of its frame
     named = [*record.masks.items(), *([(record.first_mask.stem, record.first_mask)] if record.first_mask else [])]
     for stem, path in named:
         keep = None if record.keep_ids is None else sorted(record.keep_ids.get(stem, ()))
-        masks.update(f"{stem} {keep} {record.long_ids}\n".encode())
+        masks.update(f"{stem} {keep} {record.long_ids}\n".encode(errors="surrogateescape"))
         masks.update(_bytes(path))
     digests = {"frames": frames.hexdigest(), "masks": masks.hexdigest(), STAMPS: stamps.hexdigest()}
     untouched = known is not None and known.get(STAMPS) == digests[STAMPS] and isinstance(known.get(CONTENTS), str)

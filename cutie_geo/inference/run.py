@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from av.error import FFmpegError
 
+from cutie_geo.config import require_name
 from cutie_geo.data.index import VideoRecord
 from cutie_geo.data.locks import Busy
 from cutie_geo.errors import is_out_of_memory, reason
@@ -27,8 +28,10 @@ def open_results(output: Path, records: Sequence[VideoRecord], options: RunOptio
 
     Raises:
         ValueError: If the folder is not writable, contains one of the videos with other settings, or has the layout of
-            an earlier version.
+            an earlier version, and for a video whose name is not plain on every system.
     """
+    for record in records:
+        require_name(record.name, f"{record.reader or record.source}: name of the video, which its results get")
     results = Results.at(output)
     results.make_writable()
     refuse_other_settings(results, records, options)

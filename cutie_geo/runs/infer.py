@@ -39,6 +39,7 @@ from cutie_geo.inference.results import (
 )
 from cutie_geo.inference.run import BUSY, open_results, run_videos
 from cutie_geo.interrupts import StopOnInterrupt
+from cutie_geo.limits import require_threads
 from cutie_geo.runs.compiling import compile_parts
 from cutie_geo.runs.distributed import Processes
 from cutie_geo.runs.machine import device_name, versions
@@ -153,7 +154,7 @@ def infer(job: InferOptions) -> Outcome:
         ValueError: for invalid options, missing videos or models, and results of other settings.
     """
     if job.cpu_threads is not None:
-        require(job.cpu_threads >= 1, f"--cpu-threads: got {job.cpu_threads}, expected 1 or more")
+        require_threads(job.cpu_threads)
         torch.set_num_threads(job.cpu_threads)
     if not job.dataset:
         folders = [job.video if isinstance(job.video, Path) else None, job.mask]

@@ -30,6 +30,7 @@ from cutie_geo.config import (
     train_config,
 )
 from cutie_geo.data.clips import ClipDataset, build_sources, clip_loader, collate, fingerprint, require_known
+from cutie_geo.limits import require_threads
 from cutie_geo.progress import begin_at
 from cutie_geo.runs import validation
 from cutie_geo.runs.compiling import compile_parts
@@ -110,10 +111,8 @@ class TrainOptions:
     """Print before the first step how long the run will take; only in a run of one process."""
 
     def __post_init__(self) -> None:
-        for name, least in (("cpu_threads", 1), ("workers", 0)):
-            value = getattr(self, name)
-            text = f"--{name.replace('_', '-')}: got {value}, expected {least} or more"
-            require(value is None or value >= least, text)
+        require_threads(self.cpu_threads)
+        require(self.workers is None or self.workers >= 0, f"--workers: got {self.workers}, expected 0 or more")
 
 
 class Outcome(NamedTuple):

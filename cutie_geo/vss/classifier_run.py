@@ -24,6 +24,7 @@ from cutie_geo.config import read_yaml, require, to_dict
 from cutie_geo.data.io_threads import read_ahead
 from cutie_geo.data.locks import exclusive
 from cutie_geo.data.video import open_source
+from cutie_geo.limits import require_threads
 from cutie_geo.progress import progress
 from cutie_geo.runs.distributed import Processes
 from cutie_geo.runs.machine import versions
@@ -89,6 +90,7 @@ def train_classifier(options: ClassifierRunOptions) -> Outcome:
     checkpoint, saved = resumed(options.resume, folder.checkpoints())
     if saved is not None and checkpoint is not None:
         require_same(saved["config"], config, checkpoint)
+    require_threads(options.cpu_threads)
     if options.cpu_threads is not None:
         torch.set_num_threads(options.cpu_threads)
     processes = Processes(options.device)

@@ -18,6 +18,7 @@ from cutie_geo.config import (
 )
 from cutie_geo.config.choices import SAM2_MODELS
 from cutie_geo.config.presets import take_model_options
+from cutie_geo.limits import require_threads
 from cutie_geo.sam2.grid import GridOptions
 
 TASK = "masklet-classifier"
@@ -152,8 +153,7 @@ class SemanticRun:
         if self.classifier is None:
             require(count == 1, "--semantic and --segformer: expected one of them, for the base predictions")
         require(count <= 1, "--base and --segformer: expected one of them, or none")
-        threads = self.cpu_threads
-        require(threads is None or threads >= 1, f"--cpu-threads: got {threads}, expected 1 or more")
+        require_threads(self.cpu_threads)
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation

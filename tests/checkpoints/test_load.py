@@ -336,6 +336,17 @@ def test_the_automatic_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.Mo
     assert resolve_device(CPU) == CPU
 
 
+def test_memory_that_is_short_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: Path) -> NoReturn:
+        raise OSError(f"unable to mmap 9 bytes from file <{path}>: Cannot allocate memory (12)")
+
+    monkeypatch.setattr("cutie_geo.checkpoints.tensor_files.load_file", load)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"content")
+    with pytest.raises(ValueError, match=r"model\.safetensors: out of memory \(unable to mmap"):
+        read_tensors(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_of_megabytes_is_refused_before_minutes_are_spent_on_it(

@@ -193,6 +193,15 @@ def test_backward_equals_forward_on_the_reversed_clip(run: Run, tmp_path: Path, 
         assert len(list(container.decode(video=0))) == 5
 
 
+def test_a_mask_of_another_name_belongs_to_the_last_frame_of_a_video_that_runs_backward(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    frames, mask = write_frames(tmp_path / "bear", 3), write_mask(tmp_path / "first.png")
+    assert run("--video", frames, "--mask", mask, "--direction", "backward") == 0
+    assert read_ids(tmp_path / "out/Annotations/bear/00002.png").any()
+    assert f"{mask}: taken for the mask of the last frame, 00002; frames are named 00002 to 00000" in caplog.messages
+
+
 def test_a_mask_in_mid_video_gives_every_frame(run: Run, tmp_path: Path):
     frames = write_frames(tmp_path / "bear", 6)
     mask = write_mask(tmp_path / "00003.png")

@@ -83,3 +83,13 @@ def test_threads_that_are_not_there_are_refused_before_a_model_is_loaded(
     words += ["--cpu-threads", 4, *argv]
     assert run_one("infer", [str(word) for word in words]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["0", "1000000"])
+def test_more_threads_than_a_machine_holds_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: str
+) -> None:
+    video, mask = write_frames(tmp_path / "bear", 1), write_mask(tmp_path / "first.png")
+    words = ["--video", video, "--mask", mask, "--output", tmp_path / "out", "--cpu-threads", count]
+    assert run_one("infer", [str(word) for word in words]) == 2
+    assert f"--cpu-threads: got {count}, expected 1 to " in capsys.readouterr().err

@@ -787,6 +787,34 @@ def test_videos_win_over_pictures_beside_them_which_may_be_their_masks(
     assert caplog.messages[-1].endswith("ignored: Thumb.jpg, one.png, two.PNG")
 
 
+def test_folders_of_frames_win_over_pictures_beside_them_if_masks_are_named_after_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    videos = tmp_path / "in"
+    for name in ("one", "two"):
+        put_frames(videos / name, ["0", "1"])
+    touch(videos / "Thumb.jpg")
+    put_mask(tmp_path / "m/one.png", 1)
+    put_mask(tmp_path / "m/two/0.png", 1)
+    one, two = discover(videos, tmp_path / "m")
+    assert (one.first_mask, two.masks) == (tmp_path / "m/one.png", {"0": tmp_path / "m/two/0.png"})
+    assert caplog.messages == [f"{videos}: neither videos nor their masks, ignored: Thumb.jpg"]
+    put_mask(videos / "one.png", 1)
+    one, two = discover(videos)
+    assert (one.first_mask, two.name) == (videos / "one.png", "two")
+    assert f"{videos / 'two'}: no masks" in (two.problem or "")
+
+
+def test_folders_of_images_among_frames_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    put_frames(tmp_path / "v", ["0", "1"])
+    put_frames(tmp_path / "v/more", ["2", "3"])
+    put_mask(tmp_path / "v/masks/0.png", 1)
+    touch(tmp_path / "v/notes/text.txt")
+    (record,) = discover(tmp_path / "v", tmp_path / "v/masks")
+    assert (record.name, record.problem) == ("v", None)
+    assert caplog.messages == [f"{tmp_path / 'v'}: read as the frames of one video; folders with images, ignored: more"]
+
+
 def test_files_with_unknown_suffixes_are_videos_if_they_decode(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     write_film(tmp_path / "in/one.mp4", 2)
     (tmp_path / "in/one.mp4").rename(tmp_path / "in/one.clip")

@@ -71,6 +71,7 @@ def test_a_file_says_the_same_by_frame_and_object(tmp_path: Path) -> None:
         ('{"0": {"1": {"points": [[1, "2"]]}}}', "0: 1: points: got .* expected a list of numbers"),
         ('{"0": {"1": {"points": 3}}}', "points: expected a list of"),
         ('{"0": {"1": {}}}', "0: 1: got no prompt"),
+        ('{"0": {"1": {"points": [[1, 1' + "0" * 400 + "]]}}}", "0: 1: points: expected finite numbers"),
         ('{"0": {"-1": {"points": [[1, 2]]}}}', "got object '-1'"),
     ],
 )
@@ -87,8 +88,17 @@ def test_files_that_mean_nothing_are_refused_by_name(tmp_path: Path, text: str, 
 def test_frames_come_with_their_prompts(tmp_path: Path, kind: str) -> None:
     source = write_frames(tmp_path / "bear", 3) if kind == "folder" else write_film(tmp_path / "bear.mp4", 3)
     here, later = {1: Prompt(((3.0, 4.0, 1),))}, {2: Prompt((), BOX)}
-    frames = list(read_video(source, prompts={FIRST: here, "00002": later}))
-    assert [frame.prompts for frame in frames] == [here, None, later]
+    for last in ("00002", "2"):
+        frames = list(read_video(source, prompts={FIRST: here, last: later}))
+        assert [frame.prompts for frame in frames] == [here, None, later]
+
+
+@pytest.mark.parametrize("kind", ["folder", "film"])
+@pytest.mark.parametrize("frame", ["00009", "3", "last"])
+def test_a_prompt_of_a_missing_frame_is_an_error_before_a_frame_is_read(tmp_path: Path, kind: str, frame: str) -> None:
+    source = write_frames(tmp_path / "bear", 3) if kind == "folder" else write_film(tmp_path / "bear.mp4", 3)
+    with pytest.raises(ValueError, match=rf"prompts: no frame {frame} in .*bear.*; frames .*00000 to 00002"):
+        read_video(source, prompts={frame: {1: Prompt((), BOX)}})
 
 
 @pytest.mark.parametrize(

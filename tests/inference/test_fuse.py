@@ -140,6 +140,11 @@ def test_runs_that_do_not_fit_are_named(runs: Path, capsys: Said) -> None:
         told = capsys.readouterr()
         assert words in told.err
         assert "1 of 2 FAILED" in told.out  # the other video is put together all the same
+    whole.write_bytes(whole.read_bytes()[:-40])
+    assert fuse(runs, "a", "b", "--output", "out") == 2
+    told = capsys.readouterr()
+    assert "00002.npz: cannot be read as probabilities" in told.err
+    assert "1 of 2 FAILED" in told.out
     note = runs / "b" / ".cutie_geo" / "bear.json"
     report = json.loads(note.read_text())
     note.write_text(json.dumps(report | {"frames": [*report["frames"][:3], "00009"]}))

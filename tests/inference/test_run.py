@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,27 @@ def test_a_single_object_has_the_largest_id_of_its_mask(tiny_model: CutieGeo, tm
     results, (report,) = go(tiny_model, [record], tmp_path / "out", RunOptions(single_object=True))
     assert report["objects"] == [9]
     assert set(np.unique(read_ids(results.labels("bear", "00000")))) == {0, 9}
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\\b"])
+def test_a_video_whose_name_cannot_be_noted_is_refused_before_anything_is_written(
+    records: list[VideoRecord], tmp_path: Path, name: str
+):
+    with pytest.raises(ValueError, match=r"name of the video, which its results get: got 'a.*expected a plain name"):
+        open_results(tmp_path / "out", [replace(records[0], name=name)], RunOptions())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text on this system")
+def test_names_that_are_not_utf8_are_segmented_and_known_again(tiny_model: CutieGeo, tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    frames = write_frames(tmp_path / "a" / os.fsdecode(b"caf\xe9"), 2)
+    (frames / "00001.jpg").rename(frames / os.fsdecode(b"caf\xe9.jpg"))
+    (record,) = discover(frames, write_mask(tmp_path / "first.png"))
+    for skipped in (None, True):
+        results, (report,) = go(tiny_model, [record], tmp_path / "out")
+        assert (report.get("error"), report.get("skipped")) == (None, skipped)
+    assert len(list(results.folder(record.name).iterdir())) == 2
 
 
 def test_many_processes_may_open_one_folder_at_once(tmp_path: Path):

@@ -82,9 +82,9 @@ def write_masks(path: str | Path, source: FrameFolder | VideoFile, root: str | P
 
 def _digest(path: Path, source: FrameFolder | VideoFile) -> str:
     """What tells the annotations of one content for one video from others."""
-    digest = hashlib.sha256(source.name.encode())
+    digest = hashlib.sha256(source.name.encode(errors="surrogateescape"))
     for file in annotation_files(path):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        digest.update(file.name.encode(errors="surrogateescape") + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -8,15 +8,17 @@ from pathlib import Path
 from cutie_geo.config import require
 from cutie_geo.data.annotations.read import is_annotations, write_masks
 from cutie_geo.data.index.benchmarks import folder_record
-from cutie_geo.data.index.records import VideoRecord, mask_files, no_frames, some
+from cutie_geo.data.index.records import VideoRecord, mask_files, no_frames, some, subfolders
 from cutie_geo.data.io_threads import require_regular
 from cutie_geo.data.listing import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
     SYSTEM_FILES,
+    files_by_stem,
     frame_files,
     left_out,
     mask_path,
+    real_path,
     visible,
 )
 from cutie_geo.data.prompts import FramePrompts
@@ -64,20 +66,22 @@ def discover(
         problem = None if mask or prompts else f"{video}: no mask given, expected a PNG or a folder of PNGs"
         return [replace(record, problem=problem)]
     if isinstance(video, Path) and not is_pattern(video):
-        videos = videos_of(video)
+        videos = videos_of(video, [] if mask is None else [mask])
     else:
         paths = expand(video) if isinstance(video, Path) else list(video)
         if are_images(paths):
             return [_listed_record(ImageFiles(tuple(paths)), mask, long_ids, prompts, converted)]
         where = str(video) if isinstance(video, Path) else ", ".join(map(str, paths[:2])) + ", ..." * (len(paths) > 2)
         return _records(where, _all_videos(paths), mask, long_ids, prompts, converted)
-    files = [source for source in videos.values() if source.is_file()] if video.is_dir() else []
-    beside = {source.stem: path for source in files if (path := mask_path(video, source.stem)).is_file()}
+    if video in videos.values():
+        if video.is_dir():
+            _tell_ignored_folders(video, mask)
+        return _records(str(video), videos, mask, long_ids, prompts, converted)
+    beside = {name: path for name, path in files_by_stem(video, MASK_SUFFIXES).items() if name in videos}
     if mask is None and beside and not prompts:
         mask = video
-    if video.is_dir() and not (len(videos) == 1 and video in videos.values()):
-        masks = beside if mask is not None and mask.is_dir() and mask.samefile(video) else {}
-        _tell_ignored(video, [*videos.values(), *masks.values(), *([mask] if mask else [])])
+    masks = beside if mask is not None and mask.is_dir() and mask.samefile(video) else {}
+    _tell_ignored(video, [*videos.values(), *masks.values(), *([mask] if mask else [])])
     return _records(str(video), videos, mask, long_ids, prompts, converted)
 
 
@@ -162,8 +166,13 @@ def _all_videos(paths: Iterable[Path]) -> dict[str, Path]:
     return videos
 
 
-def videos_of(path: Path) -> dict[str, Path]:
-    """Return the video files and folders of a path by name. Raises ValueError as `discover` does."""
+def videos_of(path: Path, masks: Iterable[Path] = ()) -> dict[str, Path]:
+    """Return the video files and folders of a path by name. Raises ValueError as `discover` does.
+
+    Args:
+        masks: folders of masks. Images beside folders are not frames if a mask in one of these, or a PNG among the
+            images, is named after a folder.
+    """
     require(path.exists(), f"{path}: no such file or folder, expected a video, a folder of frames or a folder of such")
     if path.is_file():
         known = ", ".join(sorted(VIDEO_SUFFIXES))
@@ -172,7 +181,8 @@ def videos_of(path: Path) -> dict[str, Path]:
     require_regular(path)
     found = [entry for entry in visible(path) if entry.name.lower() not in SYSTEM_FILES]
     files = [entry for entry in found if _is_video(entry)]
-    if not files and any(entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file() for entry in found):
+    images = any(entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file() for entry in found)
+    if images and not files and not _are_videos(subfolders(path), path, masks):
         return {video_name(path): path}
     videos: dict[str, Path] = {}
     for entry in found:
@@ -182,6 +192,17 @@ def videos_of(path: Path) -> dict[str, Path]:
             videos[name] = entry
     require(bool(videos), f"{path}: no frames and no videos, expected images, video files or folders of images")
     return videos
+
+
+def _are_videos(folders: Sequence[str], home: Path, masks: Iterable[Path]) -> bool:
+    """Return True if a mask is named after one of the folders in `home`."""
+    if not folders:
+        return False
+    named = {path.stem for path in visible(home) if path.suffix.lower() in MASK_SUFFIXES}
+    for place in masks:
+        if place.is_dir() and not place.samefile(home):
+            named |= {path.name if path.is_dir() else path.stem for path in visible(place)}
+    return bool(named & set(folders))
 
 
 def _is_video(path: Path) -> bool:
@@ -196,6 +217,15 @@ def _tell_ignored(folder: Path, used: Iterable[Path]) -> None:
     """Warn of files in a folder of videos that are neither videos nor their masks."""
     if ignored := left_out(folder, used):
         log.warning("%s: neither videos nor their masks, ignored: %s", folder, some(ignored))
+
+
+def _tell_ignored_folders(folder: Path, mask: Path | None) -> None:
+    """Warn of folders of images among the frames of a video, without those of its masks."""
+    taken = set() if mask is None else {real_path(mask), real_path(mask.parent)}
+    others = [name for name in subfolders(folder) if real_path(folder / name) not in taken]
+    holding = [name for name in others if any(path.suffix.lower() in IMAGE_SUFFIXES for path in visible(folder / name))]
+    if holding:
+        log.warning("%s: read as the frames of one video; folders with images, ignored: %s", folder, some(holding))
 
 
 def _given_record(name: str, source: Path, mask: Path | None, alone: bool) -> VideoRecord:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -159,7 +160,7 @@ def split_own(videos: Sequence[LabelledVideo], validation: str) -> tuple[list[st
             f"validation: no video has {LEAST_MASKS} masks or more; the first is the prompt, the last is not scored",
         )
         count = min(max(1, round(share * len(names))), len(scorable))
-        held_out = sorted(scorable, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:count]
+        held_out = sorted(scorable, key=lambda name: hashlib.sha256(os.fsencode(name)).hexdigest())[:count]
     train = [name for name in names if name not in held_out]
     require(
         bool(train),
@@ -195,7 +196,8 @@ def _entries(root: Path, home: Path) -> dict[str, Path]:
     if is_session(home):
         return {home.resolve().name: home}
     try:
-        found = {name: path for name, path in videos_of(home).items() if home != root or name not in others}
+        videos = videos_of(home, [root / place for place in MASK_FOLDERS])
+        found = {name: path for name, path in videos.items() if home != root or name not in others}
     except ValueError as error:
         raise ValueError(f"{root}: not the layout of this dataset: {error}") from None
     require(bool(found), f"{root}: not the layout of this dataset: no videos, expected videos/ and masks/")

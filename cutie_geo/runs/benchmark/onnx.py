@@ -13,6 +13,7 @@ import torch
 
 from cutie_geo.checkpoints.load import load_model
 from cutie_geo.config import require, split_overrides
+from cutie_geo.limits import require_threads
 from cutie_geo.onnx import OnnxModel, OnnxTracker
 from cutie_geo.runs.benchmark.inputs import disc_labels, rendered_images
 from cutie_geo.runs.benchmark.run import header
@@ -46,7 +47,7 @@ class OnnxBenchOptions:
 def benchmark_onnx(options: OnnxBenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure exported graphs beside their network, taking turns; return the report. Raises ValueError."""
     if options.cpu_threads is not None:
-        require(options.cpu_threads >= 1, f"--cpu-threads: got {options.cpu_threads}, expected 1 or more")
+        require_threads(options.cpu_threads)
         torch.set_num_threads(options.cpu_threads)
     report = header(torch.device("cpu"), options.command, say)
     say(f"onnxruntime: {onnxruntime.__version__}")

@@ -24,6 +24,7 @@ from cutie_geo.config import (
 )
 from cutie_geo.config.choices import DEFAULT_MODEL
 from cutie_geo.data.clips import ClipDataset, build_sources
+from cutie_geo.limits import require_threads
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.runs.benchmark import clips, frames, parts, prompts, throughput, training
 from cutie_geo.runs.benchmark.inputs import disc_labels, dtype_name, endless_images, parse_size, synchronise
@@ -146,7 +147,7 @@ def _checked(options: BenchOptions) -> dict[str, Any]:
 
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
-        require(threads >= 1, f"--cpu-threads: got {threads}, expected 1 or more")
+        require_threads(threads)
         torch.set_num_threads(threads)
 
 
