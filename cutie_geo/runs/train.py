@@ -337,7 +337,7 @@ def _estimate(
     # a resumed run has not timed a validation yet
     scored = f" and {scored} of {scoring:.0f} s" if scoring else f", {scored} not counted"
     return (
-        f"{steps} steps of about {total / steps:.1f} s{scored if validations else ''}: "
+        f"{steps} step{'' if steps == 1 else 's'} of about {total / steps:.1f} s{scored if validations else ''}: "
         f"about {minutes} minute{'' if minutes == 1 else 's'} on this machine{early}"
     )
 

@@ -138,7 +138,7 @@ def test_the_estimate_leaves_out_the_first_step_and_validations_that_were_not_ti
     assert found is not None
     assert float(found[1]) < 3
     assert main(arguments) == 0
-    assert re.search(r"2 steps of about [\d.]+ s, 1 validation not counted: about", capsys.readouterr().out)
+    assert re.search(r"1 step of about [\d.]+ s, 1 validation not counted: about", capsys.readouterr().out)
 
 
 @pytest.mark.slow
