@@ -77,8 +77,7 @@ def full_precision(x: Tensor) -> torch.autocast:
 def quick_gradients(device: torch.device) -> AbstractContextManager[object]:
     """Return a context with the fastest attention kernel for training.
 
-    On a CPU the fused kernel has a slow backward pass; plain matrix products shorten a training step by a quarter
-    (docs/experiments.md).
+    On a CPU the fused kernel has a slow backward pass; plain matrix products shorten a training step by a quarter.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 

@@ -62,7 +62,7 @@ class HieraFeatures(nn.Module):
     Args:
         size: Sizes of the trunk.
         features: "trunk" for the stages' outputs, or "fpn" for SAM 2's feature pyramid on top of them.
-        background: Side of the global position table if it differs from SAM 2's (docs/architecture.md); else 0.
+        background: Side of the global position table if it differs from SAM 2's; else 0.
     """
 
     multiple = 32

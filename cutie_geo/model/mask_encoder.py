@@ -156,7 +156,7 @@ class PixelFusion(nn.Module):
 FUSED_GAIN = 10.0
 """Initial gain of the key projection of fused encoders. Their randomly initialised fusion gives small features: with a
 gain of 1, as for a pre-trained ResNet, keys are so similar that every position reads the mean of the memory, which
-slows down training (docs/experiments.md)."""
+slows down training."""
 
 
 class KeyProjection(nn.Module):

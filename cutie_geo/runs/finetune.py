@@ -140,15 +140,15 @@ def report_lines(folder: RunFolder, config: TrainConfig, command: str) -> list[s
     width = max([len(name.partition("/")[2]) for name in videos] + [10])
     lines = [f"{'J&F':<{width}}  before   after"]
     for name, score in videos.items():
-        lines.append(f"{name.partition('/')[2]:<{width}}  {score:6.1f}  {after_videos[name]:6.1f}")
-    lines.append(f"{'mean':<{width}}  {before:6.1f}  {after:6.1f}")
+        lines.append(f"{name.partition('/')[2]:<{width}}  {score:6.2f}  {after_videos[name]:6.2f}")
+    lines.append(f"{'mean':<{width}}  {before:6.2f}  {after:6.2f}")
     if step:
-        lines.append(f"J&F rose by {after - before:.1f}; the best weights are those of step {step} of {config.steps}")
+        lines.append(f"J&F rose by {after - before:.2f}; the best weights are those of step {step} of {config.steps}")
     else:
         tried = max((score for s, score, _ in history.scores if s), default=before)
         lines.append(
-            f"fine-tuning did not help: the best J&F in training was {tried:.1f}, the starting model's is "
-            f"{before:.1f}; the starting model is kept"
+            f"fine-tuning did not help: the best J&F in training was {tried:.2f}, the starting model's is "
+            f"{before:.2f}; the starting model is kept"
         )
     infer = "cutie-geo infer" if command.startswith("cutie-geo") else "python infer.py"
     lines += [

@@ -310,9 +310,10 @@ def _train_in(folder: RunFolder, options: TrainOptions, config: TrainConfig, acc
 def _estimate(
     trainable: Trainable, state: TrainState, dataset: ClipDataset, scoring: float, accelerator: Accelerator
 ) -> str:
-    """Time a step without an update, and return how long the rest of the run will take here."""
+    """Time steps without an update, and return how long the rest of the run will take here."""
     config, seconds = trainable.config, list[float]()
-    for frozen in (True, False) if config.optimiser.encoder_from else (False,):
+    # the first step is not counted: it allocates memory and prepares kernels, and takes several times as long
+    for frozen in (False, True, False) if config.optimiser.encoder_from else (False, False):
         started = time.perf_counter()
         clips = [dataset[ClipKey(0, index % len(dataset), 0.0)] for index in range(config.batch // config.accumulate)]
         batch = to_device(collate(clips), accelerator.device)
@@ -326,13 +327,16 @@ def _estimate(
         seconds.append(config.accumulate * (time.perf_counter() - loaded + (loaded - started) / 2))
     steps = config.steps - state.step
     frozen_steps = max(round(config.steps * config.optimiser.encoder_from) - state.step, 0)
-    total = frozen_steps * seconds[0] + (steps - frozen_steps) * seconds[-1]
+    total = frozen_steps * seconds[1] + (steps - frozen_steps) * seconds[-1]
     every = config.validation.every
     validations = config.steps // every - state.step // every if every else 0
     minutes = max(round((total + validations * scoring) / 60), 1)
     early = ", less if the score stops rising" if config.validation.patience else ""
+    scored = f"{validations} validation{'' if validations == 1 else 's'}"
+    # a resumed run has not timed a validation yet
+    scored = f" and {scored} of {scoring:.0f} s" if scoring else f", {scored} not counted"
     return (
-        f"{steps} steps of about {seconds[-1]:.1f} s and {validations} validations of {scoring:.0f} s: "
+        f"{steps} step{'' if steps == 1 else 's'} of about {total / steps:.1f} s{scored if validations else ''}: "
         f"about {minutes} minute{'' if minutes == 1 else 's'} on this machine{early}"
     )
 

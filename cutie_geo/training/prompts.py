@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cutie_geo.checkpoints.load import is_checkpoint, load_model
 from cutie_geo.checkpoints.saving import checkpoint_file, read_description, save_checkpoint
-from cutie_geo.config import PromptConfig, TrainConfig, model_config, require, to_dict
+from cutie_geo.config import PromptConfig, TrainConfig, require, to_dict
 from cutie_geo.data.clicks import Click, border_distance, box_of, next_click, pick
 from cutie_geo.model.blocks import normalise
 from cutie_geo.model.network import CutieGeo
@@ -28,7 +28,7 @@ from cutie_geo.structures import ClipBatch
 from cutie_geo.training.losses import Losses
 from cutie_geo.training.optimiser import Group, groups
 from cutie_geo.training.sampling import seed_of
-from cutie_geo.training.trainable import PROBE_SIDE
+from cutie_geo.training.trainable import PROBE_SIDE, frozen_parts
 from cutie_geo.training.unroll import unit_range
 
 GRAIN = 2
@@ -314,9 +314,7 @@ class PromptTrainable:
         require(crop % model.multiple == 0, f"clips.crop: got {crop}, expected a multiple of {model.multiple}")
 
     def frozen_parts(self) -> Sequence[str]:
-        name = self.config.model
-        # a checkpoint names the files itself
-        return () if is_checkpoint(name) else model_config(name, self.config.model_options).encoder.frozen
+        return frozen_parts(self.config)
 
     def probe_side(self, model: CutieGeo) -> int:
         return PROBE_SIDE

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cutie_geo.checkpoints.load import load_model
+from cutie_geo.checkpoints.load import is_checkpoint, load_model
 from cutie_geo.checkpoints.saving import save_checkpoint
 from cutie_geo.config import TrainConfig, model_config, require, to_dict
 from cutie_geo.model.network import CutieGeo
@@ -78,6 +78,11 @@ class Trainable(Protocol):
         ...
 
 
+def frozen_parts(config: TrainConfig) -> Sequence[str]:
+    """Return the frozen encoders of a Cutie model, whose files a model folder names itself."""
+    return () if is_checkpoint(config.model) else model_config(config.model, config.model_options).encoder.frozen
+
+
 class CutieTrainable:
     """Trainable for `CutieGeo` networks."""
 
@@ -97,7 +102,7 @@ class CutieTrainable:
         require(crop % model.multiple == 0, f"clips.crop: got {crop}, expected a multiple of {model.multiple}")
 
     def frozen_parts(self) -> Sequence[str]:
-        return model_config(self.config.model, self.config.model_options).encoder.frozen
+        return frozen_parts(self.config)
 
     def probe_side(self, model: CutieGeo) -> int:
         return PROBE_SIDE

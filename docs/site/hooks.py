@@ -63,7 +63,8 @@ def section(name: str, command: Any) -> str:
     """Return the heading, the description and the options of one command."""
     parser = argparse.ArgumentParser(prog=f"cutie-geo {name}", description=command.HELP)
     command.add_arguments(parser)
-    lines = [f"## {name}", "", f"{command.HELP[0].upper()}{command.HELP[1:]}.", ""]
+    end = "" if command.HELP.endswith(".") else "."
+    lines = [f"## {name}", "", f"{command.HELP[0].upper()}{command.HELP[1:]}{end}", ""]
     groups = [group for group in parser._action_groups if options(group)]
     lines += ["| option | meaning |", "| --- | --- |"]
     for group in sorted(groups, key=lambda group: group in parser._action_groups[:2]):  # unnamed groups last

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +76,7 @@ def test_a_run_ends_with_a_table_images_and_the_line_to_use(
     assert "training    2 videos, 8 masks: v0, v2" in said
     assert "validation  1 video, 4 masks: v1" in said
     table = [line.split() for line in said.splitlines() if line.startswith(("v1", "mean"))]
-    expected = [f"{history.start[1]:.1f}", f"{history.best[1]:.1f}"]
+    expected = [f"{history.start[1]:.2f}", f"{history.best[1]:.2f}"]
     assert table == [["v1", *expected], ["mean", *expected]]
     assert f"--model {folder / 'final'} --video clip.mp4" in said
     picture = np.asarray(Image.open(folder / "images" / "own-v1.jpg"))
@@ -81,7 +84,7 @@ def test_a_run_ends_with_a_table_images_and_the_line_to_use(
     assert equal(weights(folder / "final"), weights(folder / "best"))
     capsys.readouterr()
     assert main([*arguments, *changes]) == 0, "the same command again has nothing to do"
-    assert f"{history.start[1]:.1f}" in capsys.readouterr().out
+    assert f"{history.start[1]:.2f}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -102,6 +105,40 @@ def test_a_run_that_makes_the_model_worse_keeps_the_start_and_stops_early(
     assert equal(weights(folder / "final"), weights(model))
     steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert max(steps) <= 4, "two validations without a better score end the run"
+
+
+@pytest.mark.slow
+def test_the_estimate_leaves_out_the_first_step_and_validations_that_were_not_timed(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cutie_geo.runs import training_run
+    from cutie_geo.training import trainable
+
+    validations, steps = list[int](), list[float]()
+    summary, compute = training_run.summary, trainable.batch_losses
+
+    def interrupt(found: Any) -> Any:
+        validations.append(1)
+        if len(validations) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return summary(found)
+
+    def slow_at_first(*arguments: Any) -> Any:
+        if not steps:
+            sleep(8)
+        steps.append(1)
+        return compute(*arguments)
+
+    monkeypatch.setattr(training_run, "summary", interrupt)
+    monkeypatch.setattr(trainable, "batch_losses", slow_at_first)
+    arguments = ["train", "--finetune", str(data), "--model", str(model), "--output", str(tmp_path), *FAST]
+    arguments += ["steps=4", "validation.every=2"]
+    assert main(arguments) == 130
+    found = re.search(r"4 steps of about ([\d.]+) s and 2 validations of \d+ s: about", capsys.readouterr().out)
+    assert found is not None
+    assert float(found[1]) < 3
+    assert main(arguments) == 0
+    assert re.search(r"1 step of about [\d.]+ s, 1 validation not counted: about", capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -194,7 +194,7 @@ def with_objects(videos: Sequence[LabelledVideo], name: str) -> list[LabelledVid
     why = f"no mask shows an object, in {len(ignored)} of them nothing but 0 and {VOID}"
     advice = (
         f"{VOID} marks pixels to ignore in {name}. If it is the object in these masks, write it as 1: "
-        "docs/training.md, section Data, says how"
+        "docs/training.md, section Masks of training data, says how"
     )
     reason = f"{why}. {advice}" if ignored else "no mask shows an object"
     require(len(empty) < len(sound), f"{name}: none of its {len(sound)} videos can be trained on: {reason}")
