@@ -289,9 +289,7 @@ def living_bytes() -> int:
     """Bytes of all tensors that anything still refers to, but for weights packed by oneDNN, whose storage is hidden."""
     gc.collect()
     tensors = [
-        thing
-        for thing in gc.get_objects()
-        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_mkldnn
+        thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_mkldnn
     ]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
