@@ -391,7 +391,9 @@ def _even(*size: int) -> tuple[int, ...]:
 def _add_stream(container: Any, rate: Fraction, height: int, width: int) -> Any:
     """Return a new video stream in `container`, marked as BT.709."""
     if "libx264" in av.codecs_available:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "fast"})
+        # the MB-tree of x264 depends on what was in memory before, on processors with AVX-512
+        options = {"crf": "20", "preset": "fast", "mbtree": "0"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
     else:
         stream = container.add_stream("mpeg4", rate=rate, options={"qmin": "2", "qmax": "4"})
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
