@@ -39,7 +39,7 @@ from cutie_geo.vss.config import classifier_config
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")]
 
 SECONDS = 20
-"""Of processor time for one file; more is a hang, as is twenty times as long without computing."""
+"""Maximum processor time for one file, in seconds. Twenty times as long without computing is a hang, too."""
 RUNS_CODE = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "ctypes.dlopen", "socket.connect")
 CHANGES_FILES = (
     "os.remove",
@@ -55,7 +55,7 @@ CHANGES_FILES = (
 
 # ------------------------------------------------------------------------------------------------------------ watching
 class Watch:
-    """What a reader does beside reading: an audit hook, which the interpreter keeps, so that there is one."""
+    """Record other actions of a reader by an audit hook. The interpreter never removes hooks, so there is only one."""
 
     def __init__(self) -> None:
         self.on = False
@@ -107,7 +107,7 @@ def limited() -> Iterator[None]:
 
 
 def outcome(read: Callable[[], Any]) -> Any:
-    """What a reader gives; None for a ValueError of one line. Everything else that it raises fails the test."""
+    """Return the result of a reader, or None for a ValueError of one line. Other errors fail the test."""
     with limited(), WATCH.watching():
         try:
             return read()

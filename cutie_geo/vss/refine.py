@@ -51,7 +51,7 @@ class Job(NamedTuple):
     """A video and its base predictions."""
 
     record: VideoRecord
-    """Its masks are the base predictions, so that the digest of inputs includes them."""
+    """The masks are the base predictions, so the digest of inputs includes them."""
     clip: SemanticClip | None
     """Base predictions in files. None: they are computed, or there are none."""
 

@@ -98,7 +98,7 @@ def test_presence_is_the_mean_probability_of_an_object_s_own_pixels() -> None:
 
 
 def test_results_cleaned_by_an_earlier_version_are_known_again() -> None:
-    """Its reports have the setting under its earlier name."""
+    """The reports have the setting under its earlier name."""
     earlier = {"settings": {"cleaning": {"min_confidence": 0.0, "specks": 4, "holes": 0}}}
     now = {"cleaning": to_dict(Cleaning(small_components=4))}
     refuse_others(Results(Path("out")), "bear", earlier, now)

@@ -18,7 +18,7 @@ from cutie_geo.runs.models import load_model
 
 SIZE = (64, 112)
 FRAMES = 12
-"""Of the real clip, as docs/results.md has them."""
+"""Number of frames of the real clip; docs/results.md has the scores."""
 
 
 def small_clip(frames: Path, masks: Path) -> tuple[Tensor, Tensor]:

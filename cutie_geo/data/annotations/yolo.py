@@ -95,7 +95,7 @@ def _lines(file: Path, stem: str) -> list[tuple[str, int, Float[np.ndarray, "_ 2
         try:
             numbers = [float(word) for word in words[1:]]
         except ValueError:
-            raise ValueError(f"{where}: got a word that is no number, expected class x y x y x y ...") from None
+            raise ValueError(f"{where}: got a word that is not a number, expected class x y x y x y ...") from None
         inside = all(math.isfinite(value) and -1 <= value <= 2 for value in numbers)
         require(
             inside, f"{where}: got a coordinate far outside 0 to 1, expected shares of the frame's width and height"
