@@ -127,7 +127,7 @@ YOLO = "0 0.2 0.2 0.5 0.2 0.5 0.6 0.2 0.6\n"
     [
         ({"00001": "0 0.5 0.5 0.2 0.2\n"}, "00001.txt:1: got a box"),
         ({"00001": "knife 1 2 3 4 5 6\n"}, "00001.txt:1: got class 'knife'"),
-        ({"00001": "0 a b c d e f\n"}, "no number"),
+        ({"00001": "0 a b c d e f\n"}, "a word that is not a number"),
         ({"00001": "0 9 9 9 1 1 1\n"}, "far outside 0 to 1"),
         ({"00009": YOLO}, "no frame named '00009'"),
         ({"00001": YOLO * 2, "00002": YOLO}, "got 2 polygons of class 0 on 00001"),
