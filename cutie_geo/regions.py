@@ -24,6 +24,8 @@ MARGIN, MARGIN_SHARE = 1, 0.125
 LARGEST_SHARE = 0.7
 """Share of the frame above which a window saves too little."""
 
+AFRESH_POINTS = 4
+"""Up to this many clicks, a mask that came from clicks alone is also predicted afresh."""
 ZOOM_MARGIN = 1.4
 """Size of the enlarged view relative to the object, as in RITM's zoom-in."""
 ZOOM_SIDE = 256

@@ -19,9 +19,20 @@ from cutie_geo.model.blocks import normalise
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.prompt_head import STRIDE, PromptBatch, PromptFeatures, PromptHead
 from cutie_geo.ops import area, padding_to
-from cutie_geo.regions import SAME_VIEW, Prompt, Region, enlarged_region, internal_size, on_view, pointed_at
+from cutie_geo.regions import (
+    AFRESH_POINTS,
+    SAME_VIEW,
+    Prompt,
+    Region,
+    enlarged_region,
+    internal_size,
+    on_view,
+    pointed_at,
+)
 from cutie_geo.structures import Frame, FrameFeatures, GivenMask
 
+EPS = 1e-6
+"""Smallest probability of averaged masks, which keeps their logits finite."""
 DEFAULT_SIZE = 480
 """Shorter side of encoded frames, in pixels, for models without a size of their own."""
 
@@ -88,7 +99,11 @@ class HeadPrompter:
 
     @torch.inference_mode()
     def predict(
-        self, encoded: EncodedFrame, prompt: Prompt, mask: Float[Tensor, "H W"] | Bool[Tensor, "H W"] | None = None
+        self,
+        encoded: EncodedFrame,
+        prompt: Prompt,
+        mask: Float[Tensor, "H W"] | Bool[Tensor, "H W"] | None = None,
+        from_prompts: bool = False,
     ) -> PromptedMask:
         """Return the mask of one object.
 
@@ -96,13 +111,26 @@ class HeadPrompter:
             encoded: Result of `encode`.
             prompt: All points of the object so far, and its box, in pixels of the frame.
             mask: Mask of the object so far: logits, or probabilities if all values are from 0 to 1.
+            from_prompts: `mask` was predicted from earlier points of this prompt, not tracked or drawn. For the first
+                AFRESH_POINTS, the mask is also predicted without it, since a wrong first mask is hard to correct, and
+                the probabilities are averaged.
 
         Raises:
             ValueError: If the prompt has neither points nor a box, or if the mask has another size than the frame.
         """
         require(bool(prompt.points) or prompt.box is not None, "prompt: got neither points nor a box, expected one")
-        size = (encoded.image.shape[-2], encoded.image.shape[-1])
+        size = encoded.whole.region.size
         probs = None if mask is None else _probabilities(mask, size).to(self.model.device)
+        found = self._corrected(encoded, prompt, probs)
+        if probs is None or not from_prompts or len(prompt.points) > AFRESH_POINTS:
+            return found
+        afresh = self._corrected(encoded, prompt, None)
+        mean = (found.logits.sigmoid() + afresh.logits.sigmoid()) / 2
+        return PromptedMask(mean.logit(eps=EPS), (found.quality + afresh.quality) / 2)
+
+    def _corrected(self, encoded: EncodedFrame, prompt: Prompt, probs: Float[Tensor, "H W"] | None) -> PromptedMask:
+        """Return a mask from the mask so far, if any, refined on an enlarged view."""
+        size = encoded.whole.region.size
         found = connected(self._look(encoded.whole, prompt, probs), prompt, probs)
         region = None
         if self.zoom:

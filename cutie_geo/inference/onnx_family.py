@@ -156,13 +156,19 @@ class OnnxPrompter:
         return picture, self._new_tracker().encode(picture)
 
     def predict(
-        self, encoded: tuple[np.ndarray, Any], prompt: Prompt, mask: Float[Tensor, "H W"] | None = None
+        self,
+        encoded: tuple[np.ndarray, Any],
+        prompt: Prompt,
+        mask: Float[Tensor, "H W"] | None = None,
+        from_prompts: bool = False,
     ) -> PromptedMask:
         """Return the mask of one object; see `FramePrompter`."""
         picture, features = encoded
         points, labels = [(x, y) for x, y, _ in prompt.points], [label for _, _, label in prompt.points]
         before = None if mask is None else mask.numpy()
-        found = self._new_tracker().prompt(picture, points, labels, prompt.box, before, features)
+        found = self._new_tracker().prompt(
+            picture, points, labels, prompt.box, before, features, from_prompts=from_prompts
+        )
         return PromptedMask(torch.from_numpy(found.logits), found.quality)
 
     def given(self, method: Segmenter, frame: Frame, with_depth: bool = False) -> tuple[GivenMask, Any]:

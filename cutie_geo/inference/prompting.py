@@ -31,13 +31,16 @@ class FramePrompter(Protocol):
         """Encode an RGB frame in [0, 1]; the result is passed to `predict`."""
         ...
 
-    def predict(self, encoded: Any, prompt: Prompt, mask: Float[Tensor, "H W"] | None = None) -> PromptedMask:
+    def predict(
+        self, encoded: Any, prompt: Prompt, mask: Float[Tensor, "H W"] | None = None, from_prompts: bool = False
+    ) -> PromptedMask:
         """Return the mask of one object.
 
         Args:
             encoded: Result of `encode`.
             prompt: Points and box in pixels of the frame.
             mask: Logits or mask of the object so far, which the prompt corrects; None if there is none.
+            from_prompts: `mask` was predicted from earlier points of this prompt, not tracked or drawn.
         """
         ...
 

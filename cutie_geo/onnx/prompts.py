@@ -7,7 +7,10 @@ import numpy as np
 
 from cutie_geo.onnx.folder import OnnxModel
 from cutie_geo.onnx.frames import Geometry
-from cutie_geo.regions import SAME_VIEW, Prompt, Region, enlarged_region, on_view, pointed_at
+from cutie_geo.regions import AFRESH_POINTS, SAME_VIEW, Prompt, Region, enlarged_region, on_view, pointed_at
+
+EPS = 1e-6
+"""Smallest probability of averaged masks, which keeps their logits finite."""
 
 
 class PromptedMask(NamedTuple):
@@ -52,6 +55,7 @@ class Prompter:
         prompt: Prompt,
         mask: np.ndarray | None,
         zoom: bool,
+        from_prompts: bool = False,
     ) -> PromptedMask:
         """Return the mask of one object.
 
@@ -62,10 +66,28 @@ class Prompter:
             prompt: All clicks on the object so far, and its box.
             mask: Probabilities (H, W) of the object so far.
             zoom: Refine small objects on an enlarged view, if the export has `look`.
+            from_prompts: `mask` was predicted from earlier points of this prompt; see `HeadPrompter.predict`.
 
         Raises:
             ValueError: If there are more clicks than the export takes.
         """
+        found = self._corrected(picture, whole, zoomed, prompt, mask, zoom)
+        if mask is None or not from_prompts or len(prompt.points) > AFRESH_POINTS:
+            return found
+        afresh = self._corrected(picture, whole, zoomed, prompt, None, zoom)
+        mean = (sigmoid(found.logits) + sigmoid(afresh.logits)) / 2
+        return PromptedMask(logits_of(mean), (found.quality + afresh.quality) / 2)
+
+    def _corrected(
+        self,
+        picture: np.ndarray,
+        whole: EncodedView,
+        zoomed: list[EncodedView],
+        prompt: Prompt,
+        mask: np.ndarray | None,
+        zoom: bool,
+    ) -> PromptedMask:
+        """Return a mask from the mask so far, if any, refined on an enlarged view."""
         found = connected(self._look(whole, prompt, mask), prompt, mask)
         if not zoom or "look" not in self.about.raw["graphs"]:
             return found
@@ -180,6 +202,12 @@ def read_probabilities(mask: Any, size: tuple[int, int]) -> np.ndarray:
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """Return probabilities of logits, without overflow."""
     return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def logits_of(probabilities: np.ndarray) -> np.ndarray:
+    """Return finite logits of probabilities."""
+    clipped = probabilities.clip(EPS, 1 - EPS)
+    return np.log(clipped / (1 - clipped))
 
 
 def connected(found: PromptedMask, prompt: Prompt, before: np.ndarray | None) -> PromptedMask:

@@ -211,6 +211,7 @@ class OnnxTracker:
         mask: Any = None,
         features: Features | None = None,
         zoom: bool = True,
+        from_prompts: bool = False,
     ) -> PromptedMask:
         """Predict the mask of one object from clicks, a box or both, without changing the state.
 
@@ -224,6 +225,8 @@ class OnnxTracker:
             mask: Mask of the object so far, which the clicks correct: logits, or probabilities, (H, W).
             features: Features of this image from `encode`, which saves encoding it again for each click.
             zoom: Refine small objects on an enlarged view.
+            from_prompts: `mask` was predicted from earlier points of these, not tracked or drawn. For the first points,
+                the mask is also predicted without it, and the probabilities are averaged.
 
         Returns:
             Logits at the image's size and the estimated IoU.
@@ -241,7 +244,7 @@ class OnnxTracker:
         whole = EncodedView(
             Region(0, 0, size[1], size[0]), geometry, {name: features.graph[name] for name in ("f16", "f8", "f4")}
         )
-        return prompter.predict(picture, whole, features.zoomed, asked, before, zoom)
+        return prompter.predict(picture, whole, features.zoomed, asked, before, zoom, from_prompts)
 
     def _predict(self, features: Features) -> tuple[np.ndarray, tuple[int, ...], np.ndarray | None]:
         """Return probabilities at the padded size, ids, and the updated sensory memory if an update is due."""

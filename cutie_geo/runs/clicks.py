@@ -240,7 +240,7 @@ def predictor(prompter: FramePrompter, encoded: Any) -> Callable[[Prompt, np.nda
 
     def predict(prompt: Prompt, logits: np.ndarray | None) -> np.ndarray:
         mask = None if logits is None else torch.from_numpy(logits)
-        return prompter.predict(encoded, prompt, mask).logits.float().cpu().numpy()
+        return prompter.predict(encoded, prompt, mask, from_prompts=mask is not None).logits.float().cpu().numpy()
 
     return predict
 

@@ -118,7 +118,9 @@ class Sam2FramePrompter:
         """Return the stages of the trunk, and the size of the frame."""
         return self.head.look(image), (image.shape[-2], image.shape[-1])
 
-    def predict(self, encoded: Any, prompt: Prompt, mask: Float[Tensor, "H W"] | None = None) -> PromptedMask:
+    def predict(
+        self, encoded: Any, prompt: Prompt, mask: Float[Tensor, "H W"] | None = None, from_prompts: bool = False
+    ) -> PromptedMask:
         stages, size = encoded
         side = (self.head.side, self.head.side)
         where, labels = _on_grid(prompt, size, Geometry(size, side, Padding(0, 0, 0, 0)))

@@ -1,5 +1,6 @@
 // Masks from clicks and boxes by the exported prompt head: the same steps as cutie_geo.onnx.prompts.
 
+const AFRESH_POINTS = 4;
 const ZOOM_MARGIN = 1.4;
 const ZOOM_SIDE = 256;
 const ZOOM_GAIN = 1.25;
@@ -90,6 +91,7 @@ function padded(data, channels, [height, width], [top, bottom, left, right]) {
 }
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+const logitOf = (probability) => Math.log(probability / (1 - probability));
 
 export class Prompter {
   /** @param run function that runs a graph: (name, feed) => outputs by name. */
@@ -115,12 +117,23 @@ export class Prompter {
    * Mask of one object.
    * @param prompt {points: [[x, y, label], ...], box: [x0, y0, x1, y1] or null} in pixels of the frame.
    * @param mask Float32Array (height, width) of probabilities of the object so far, or null.
+   * @param fromPrompts true if the mask came from earlier points of this prompt; the mean of the corrected mask and of
+   *   one that is predicted afresh is returned for the first points then.
    * @returns {logits, quality}; the mask is where logits are positive.
    */
-  async predict(prompt, mask = null) {
-    const { height, width, whole } = this.frame;
+  async predict(prompt, mask = null, fromPrompts = false) {
     const positive = prompt.points.some(([, , label]) => label === 1);
     if (!positive && !prompt.box && !mask) throw new Error("prompt: expected a positive click or a box");
+    const found = await this.corrected(prompt, mask);
+    if (!mask || !fromPrompts || prompt.points.length > AFRESH_POINTS) return found;
+    const afresh = await this.corrected(prompt, null);
+    const logits = found.logits.map((logit, i) => logitOf((sigmoid(logit) + sigmoid(afresh.logits[i])) / 2));
+    return { logits, quality: (found.quality + afresh.quality) / 2 };
+  }
+
+  /** Mask of one object from its mask so far, if any, refined on an enlarged view; see `predict`. */
+  async corrected(prompt, mask) {
+    const { height, width, whole } = this.frame;
     const found = await this.look(whole, prompt, mask);
     found.logits = connected(found.logits, height, width, prompt, mask);
     const region = this.zooms ? this.enlarged(found.logits, prompt) : null;

@@ -28,7 +28,7 @@ const answers = {
     return {};
   },
   async prompt({ prompt, mask }) {
-    return prompter.predict(prompt, mask);
+    return prompter.predict(prompt, mask, true);
   },
   async frame({ image, mask, height, width }) {
     const begin = performance.now();

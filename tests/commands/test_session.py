@@ -111,7 +111,7 @@ class WrongPrompter:
     def encode(self, image):
         return image.shape[-2:]
 
-    def predict(self, encoded, prompt, mask=None):
+    def predict(self, encoded, prompt, mask=None, from_prompts=False):
         found = torch.full(encoded, -5.0)
         if prompt.points:
             x, y, _ = prompt.points[-1]

@@ -38,7 +38,9 @@ class ColourPrompter:
         smooth = cv2.bilateralFilter(image.permute(1, 2, 0).contiguous().numpy(), 5, 0.15, 2)
         return np.asarray(smooth, np.float32)
 
-    def predict(self, encoded: np.ndarray, prompt: Prompt, mask: torch.Tensor | None = None) -> PromptedMask:
+    def predict(
+        self, encoded: np.ndarray, prompt: Prompt, mask: torch.Tensor | None = None, from_prompts: bool = False
+    ) -> PromptedMask:
         found = np.zeros(encoded.shape[:2], bool) if mask is None else mask.numpy() > 0.5
         points = list(prompt.points)
         if prompt.box is not None:

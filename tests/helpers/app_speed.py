@@ -101,6 +101,7 @@ def main(count: int) -> None:
                       f"ready, {page.evaluate('editor.firstShown'):.0f} ms after the page was opened")  # fmt: skip
                 measure(page, psutil.Process(server.pid), count)
             server.send_signal(signal.SIGINT)
+            server.communicate()  # its last words
 
 
 if __name__ == "__main__":

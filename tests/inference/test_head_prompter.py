@@ -19,7 +19,7 @@ from cutie_geo.inference.prompting import PromptedMask
 from cutie_geo.inference.tracker import Tracker
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.model.prompt_head import PromptBatch
-from cutie_geo.regions import Prompt, Region
+from cutie_geo.regions import AFRESH_POINTS, Prompt, Region
 from cutie_geo.runs.prompts import HEAD, has_prompt_head, load_prompter
 from cutie_geo.structures import Frame
 
@@ -29,7 +29,7 @@ SIZE = (72, 100)
 def headed(**changes: Any) -> CutieGeo:
     """A small network with a head whose weights count as trained."""
     torch.manual_seed(0)
-    model = CutieGeo(tiny_config(prompt_channels=32, max_internal_size=48, **changes)).eval()
+    model = CutieGeo(tiny_config(**{"prompt_channels": 32, "max_internal_size": 48} | changes)).eval()
     assert model.prompt_head is not None
     model.prompt_head.trained = True
     return model
@@ -104,6 +104,22 @@ def test_small_objects_are_seen_enlarged_and_the_view_is_used_again(
     prompter.predict(encoded, Prompt(((80.0, 20.0, 1), (2.0, 70.0, 0))), found.logits)
     assert len(views) == 2
     assert spy.seen[3].labels.tolist() == [[1]]  # the other click is outside of the view
+
+
+def test_a_mask_of_earlier_clicks_is_averaged_with_one_that_is_predicted_afresh() -> None:
+    prompter = HeadPrompter(headed(max_internal_size=144), zoom=False)
+    encoded = prompter.encode(image((144, 200)))
+    points = tuple((150.0 - 20 * n, 75.0, 1) for n in range(AFRESH_POINTS + 1))
+    mask = torch.full((144, 200), -5.0)
+    mask[:, :100] = 5.0
+    two, many = Prompt(points[:2]), Prompt(points)
+    corrected, afresh = prompter.predict(encoded, two, mask), prompter.predict(encoded, two)
+    found = prompter.predict(encoded, two, mask, from_prompts=True)
+    assert not torch.allclose(corrected.logits, afresh.logits, atol=1e-3)
+    torch.testing.assert_close(found.logits.sigmoid(), (corrected.logits.sigmoid() + afresh.logits.sigmoid()) / 2)
+    assert found.quality == pytest.approx((corrected.quality + afresh.quality) / 2)
+    later = prompter.predict(encoded, many, mask, from_prompts=True)
+    assert torch.equal(later.logits, prompter.predict(encoded, many, mask).logits)
 
 
 def test_a_frame_is_encoded_once_for_all_its_prompts(model: CutieGeo) -> None:

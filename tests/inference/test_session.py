@@ -36,7 +36,7 @@ class ColourPrompter:
         self.encoded += 1
         return image
 
-    def predict(self, encoded, prompt, mask=None):
+    def predict(self, encoded, prompt, mask=None, from_prompts=False):
         height, width = encoded.shape[-2:]
         found = torch.zeros(height, width, dtype=torch.bool) if mask is None else mask > 0.5
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

@@ -106,6 +106,12 @@ def test_masks_are_those_of_the_prompt_head(bundled: CutieGeo, bundled_folder: P
                     tracker.prompt(picture, [click, beside], [1, 0], mask=own.logits, features=features),
                 ),
                 (
+                    prompter.predict(encoded, Prompt(((*click, 1), (*beside, 0)), None), one.logits, from_prompts=True),
+                    tracker.prompt(
+                        picture, [click, beside], [1, 0], mask=own.logits, features=features, from_prompts=True
+                    ),
+                ),
+                (
                     prompter.predict(encoded, Prompt((), box)),
                     tracker.prompt(picture, box=box, features=features),
                 ),

@@ -232,13 +232,15 @@ class VideoSession:
                 positive or known,
                 f"frame {frame}, object {object}: got negative points only, expected a positive point or a box",
             )
-            mask = self._predicted(frame, prompt, old if known else None)
+            from_prompts = not known or bool(self._store.infos.get(key, {}).get("from_prompts"))
+            mask = self._predicted(frame, prompt, old if known else None, from_prompts)
             require(
                 bool(mask.any()) or (not any(label for *_, label in added.points) and added.box is None),
                 f"frame {frame}, object {object}: the mask predicted for the prompt is empty; move the click, or use "
                 "set_mask",
             )
-            info = {"points": [list(point) for point in prompt.points], "box": prompt.box and list(prompt.box)}
+            info = {"points": [list(point) for point in prompt.points], "box": prompt.box and list(prompt.box),
+                    "from_prompts": from_prompts}  # fmt: skip
             action = {"do": "prompt", "frame": frame, "object": object, "points": [list(p) for p in added.points],
                       "box": added.box and list(added.box)}  # fmt: skip
             self._anchor(frame, object, info, mask, action)
@@ -587,12 +589,12 @@ class VideoSession:
     def _new_method(self) -> Method:
         return method_for([self._network()], self._options, len(self))
 
-    def _predicted(self, frame: int, prompt: Prompt, old: Mask | None) -> Mask:
-        """Return the mask of a prompt, which corrects the mask `old`."""
+    def _predicted(self, frame: int, prompt: Prompt, old: Mask | None, from_prompts: bool) -> Mask:
+        """Return the mask of a prompt, which corrects the mask `old`, if any, that may be from earlier points of it."""
         with self._encoding, torch.inference_mode():
             prompter, encoded = self._encoded_frame(frame)
             before = None if old is None else torch.from_numpy(old.astype(np.float32))
-            found = prompter.predict(encoded, prompt, before)
+            found = prompter.predict(encoded, prompt, before, from_prompts)
         return found.logits.float().cpu().numpy() > 0
 
     def _encoded_frame(self, frame: int) -> tuple[FramePrompter, Any]:
