@@ -350,6 +350,31 @@ def test_prompts_add_up_and_correct_the_mask(start):
     assert session._prompter is not None and session._prompter.encoded == 1, "a frame is encoded once"
 
 
+def test_only_masks_that_came_from_prompts_alone_are_predicted_afresh(start, monkeypatch):
+    told = []
+    predict = ColourPrompter.predict
+
+    def called(self, encoded, prompt, mask=None, from_prompts=False):
+        told.append((len(prompt.points), mask is not None, from_prompts))
+        return predict(self, encoded, prompt, mask)
+
+    monkeypatch.setattr(ColourPrompter, "predict", called)
+    session = start()
+    session.prompt(0, 4, points=[(70, 40)])
+    session.prompt(0, 4, points=[(72, 42)])
+    session.set_mask(0, 5, LEFT)
+    session.prompt(0, 5, points=[(20, 20)])
+    session.prompt(0, 5, points=[(22, 22)])
+    run(session)
+    session.prompt(3, 4, points=[(72, 40)])
+    session.prompt(3, 4, points=[(74, 42)])
+    assert told == [
+        (1, False, True), (2, True, True),
+        (1, True, False), (2, True, False),  # drawn
+        (1, True, False), (2, True, False),  # tracked
+    ]  # fmt: skip
+
+
 class SharingPrompter(ColourPrompter):
     """Takes the tracker's features."""
 
