@@ -17,7 +17,6 @@ from cutie_geo.export.runs import FinishedVideo
 from cutie_geo.export.tables import box_of
 from cutie_geo.structures import ObjectId
 
-MAX_GROUP = 2**31 - 1
 Outline = Float[np.ndarray, "_ 2"]
 
 

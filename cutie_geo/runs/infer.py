@@ -170,7 +170,7 @@ def infer(job: InferOptions) -> Outcome:
     if job.compile:
         for model in models:
             compile_parts(model.compilable(), model.device)
-    settings = [model_settings(name, weights, job.overrides, model) for name, model in zip(job.models, models)]
+    settings = [model_settings(name, weights, model) for name, model in zip(job.models, models)]
     options = replace(
         resolve_options(models, options),
         settings=settings[0] if len(settings) == 1 else {"members": settings},

@@ -245,7 +245,7 @@ class Session(VideoSession):
         if not isinstance(self._chosen, str):
             return self._chosen
         model = self._named_model(self._chosen)
-        settings = json.loads(json.dumps(model_settings(self._chosen, self._weights, (), model)))  # as it is stored
+        settings = json.loads(json.dumps(model_settings(self._chosen, self._weights, model)))  # as it is stored
         before = self._store.meta.get("settings")
         if before != settings:
             if before is not None:

@@ -284,8 +284,6 @@ class RunHooks:
         self.config, self.accelerator, self.folder = config, accelerator, folder
         self.state, self.steps = state, steps
         self.stop = StopSignal()
-        self.saved_step: int | None = None
-        """Step of the newest checkpoint of this run."""
         self._lost = 0
         self.bar: tqdm = progress(steps, config.stage, "step", show=accelerator.is_main_process)
         begin_at(self.bar, state.step)
@@ -308,7 +306,7 @@ class RunHooks:
                 outcome = (error.errno, error.strerror, error.filename)
         outcome = self.from_main(outcome)
         if outcome is None:
-            self.saved_step, self._lost = state.step, 0
+            self._lost = 0
             return
         self._lost += 1
         errno, text, path = outcome

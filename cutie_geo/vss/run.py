@@ -195,7 +195,7 @@ def load_refiner(run: SemanticRun, processes: Processes) -> tuple[Refiner, dict[
     models, device = run.models, processes.device(run.models.device)
     classifier = None if run.classifier is None else load_classifier(run.classifier, CLASSES, resolve_device(device))
     finder = load_sam2(models.model, models.weights, device, models.precision, models.sam2_overrides)
-    described = model_settings(models.model, models.weights, models.sam2_overrides, finder)
+    described = model_settings(models.model, models.weights, finder)
     settings: dict[str, Any] = {"masks": described | {"grid": grid_settings(run.grid)}}
     propagator, networks, seen = _load_propagator(models, finder, device, settings)
     base = None
@@ -227,7 +227,7 @@ def _load_propagator(
         return same, [finder], same.seen
     name, weights = models.propagator, models.propagator_weights
     model = load_any(name, weights, device, models.precision, models.overrides)
-    settings["propagator"] = model_settings(name, weights, models.overrides, model)
+    settings["propagator"] = model_settings(name, weights, model)
     size, tracking = -1, {"chunk_size": models.chunk_size}
     config = TrackerConfig(chunk_size=models.chunk_size)
     if not isinstance(model, Sam2Model):

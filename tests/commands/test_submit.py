@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from toy_videos import contents, look, read_ids, regions, tiny_options, torn_files, write_frames, write_mask
+from visor_polygons import fill_segments
 
 from cutie_geo.__main__ import main
-from cutie_geo.data.submission.segments import fill_segments
 from cutie_geo.runs import submit
 
 Said = pytest.CaptureFixture[str]
