@@ -239,7 +239,7 @@ class Workspace:
             self._pages.discard(queue)
 
     def tell(self, event: Event, but: asyncio.Queue[Event] | None = None) -> None:
-        """Send an event to all pages. One that is too slow gets the whole state instead of what it missed."""
+        """Send an event to all pages. A page that is too slow gets the whole state instead of the missed events."""
         for queue in self._pages:
             if queue is but:
                 continue
@@ -257,8 +257,8 @@ class Workspace:
         """Carry out a command of a page; return its answer, and tell the other pages what changed.
 
         Raises:
-            ValueError: for what the session refuses, and for changes while tracking is running.
-            OSError: if something cannot be written.
+            ValueError: for commands that the session refuses, and for changes while tracking is running.
+            OSError: if a file cannot be written.
         """
         renames = isinstance(command, messages.Describe) and command.name is not None
         if (command.changes or renames) and self.job is not None:  # the session ends tracking when it is changed
@@ -426,12 +426,12 @@ class Workspace:
 
     # ------------------------------------------------------------------------------------------------------ tracking
     async def _start(self, session: Session, command: messages.Track) -> Event:
-        """Begin to track; the task goes on whether or not a page is open."""
+        """Start tracking, which continues even if all pages are closed."""
         start, stop = command.start or 0, self.count - 1 if command.stop is None else command.stop
         self._require_frame(stop)
         require(start <= stop, f"stop: got {stop}, expected {start} or more")
         steps = await self.run(session.propagate, start, stop + 1, command.direction)
-        if self.job is not None:  # of another page, in the meantime
+        if self.job is not None:  # another page was faster
             steps.close()
             raise Busy("tracking is running already")
         done = await self.run(self._finished_frames, session, start, stop)
@@ -449,7 +449,7 @@ class Workspace:
         return sum(start <= frame <= stop for frame in fresh)
 
     async def _track(self, session: Session, steps: Generator[tuple[int, Any], None, None], job: Job) -> None:
-        """Track to the end, or until `stop`. What is done stays, whatever happens."""
+        """Track to the end, or until a page stops it. Tracked frames are kept in every case."""
         event: Event = {"event": "finished"}
         waiting: list[int] = []
         told = 0.0

@@ -102,7 +102,7 @@ def frame_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES, masks: 
 
 
 def real_path(path: Path) -> Path:
-    """Return a path without links. Of links that lead to themselves `Path.resolve` makes an error of its own."""
+    """Return a path without links. Unlike `Path.resolve`, it raises no error for links that lead to themselves."""
     return Path(os.path.realpath(path))
 
 

@@ -383,7 +383,7 @@ def _decode_on(stream: Any, path: object) -> Iterator[Any]:
         for packet in stream.container.demux(stream):
             try:
                 frames = packet.decode()
-            except InvalidDataError:  # a lost packet; the stream goes on
+            except InvalidDataError:  # a lost packet; the stream continues
                 continue
             yield from (_upright_rgb(frame) for frame in frames if not frame.is_corrupt)
     except FFmpegError as error:

@@ -67,7 +67,7 @@ class VideoSession:
         store: File of the session.
         options: Options of the tracker.
         load_model: Loads the network when a propagation needs it.
-        load_prompter: Loads what turns clicks and boxes into masks when a prompt needs it.
+        load_prompter: Loads the predictor of masks from clicks and boxes when a prompt needs it.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class VideoSession:
             )
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the actions that are not undone, the first one first; `do` names the method."""
+        """Return the actions that are not undone, oldest first; `do` is the name of the method."""
         return [step.action for step in self._store.steps()]
 
     def repeat(self, other: "VideoSession") -> None:
@@ -250,7 +250,7 @@ class VideoSession:
         Args:
             frame: Index of the frame.
             object: Id of a known or a new object.
-            mask: (H, W) bool or 0 and 1, an array or tensor. An empty one says that the object is not seen.
+            mask: (H, W) bool or 0 and 1, an array or tensor. An empty mask means that the object is not visible.
 
         Raises:
             ValueError: For a locked or unknown frame, and for masks of another shape or with other values.
@@ -352,7 +352,7 @@ class VideoSession:
             return action
 
     def redo(self) -> dict[str, Any] | None:
-        """Make the last undone action again and return it; None if there is none."""
+        """Redo the last undone action and return it; None if there is none."""
         with self._lock:
             action = self._store.redo()
             self._touch()
@@ -521,7 +521,7 @@ class VideoSession:
         return kept
 
     def _is_from_given(self, run: "_Run", key: Key) -> bool:
-        """Return True if the mask from which a propagated mask was computed is still given."""
+        """Return True if the user's mask from which a propagated mask was computed is unchanged."""
         info = self._store.infos.get(key, {})
         origin = info.get("origin")
         if origin is None or not self._is_anchored(key.object, origin):
@@ -628,7 +628,7 @@ class VideoSession:
         self._anchors: dict[ObjectId, list[int]] = {i: self._anchors_of(i) for i in self._ids}
 
     def _anchors_of(self, object_id: ObjectId) -> list[int]:
-        """Return the frames on which an object's mask is given: prompted and locked ones."""
+        """Return the frames on which an object has a mask of the user: prompted and locked ones."""
         locked = {frame for frame, ids in self._locked.items() if object_id in ids}
         return sorted(self._prompted[object_id] | locked)
 
@@ -706,7 +706,7 @@ class VideoSession:
         return _Edit(self, action, mask)
 
     def _touch(self) -> None:
-        """Note that the user changed the session: what runs or was interrupted does not go on."""
+        """Note that the user changed the session, which ends a running or interrupted propagation."""
         self._edits += 1
         self._running = None
         self._collect()
@@ -746,7 +746,7 @@ class VideoSession:
 
 @dataclass
 class _Run:
-    """A pass that is under way."""
+    """A pass that is running."""
 
     plan: Pass
     method: Method
