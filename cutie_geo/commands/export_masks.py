@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shapes = parser.add_argument_group("coco, cvat, yolo, labelstudio")
     shapes.add_argument("--shapes", choices=SHAPES, help="default: masks for coco, polygons for cvat")
     shapes.add_argument("--tolerance", type=float, default=0.0, metavar="PIXELS",
-                        help="distance of simplified polygons from the edge at most (default: 0)")  # fmt: skip
+                        help="simplify polygons by at most this distance (default: 0)")  # fmt: skip
     shapes.add_argument("--image-prefix", default="", metavar="TEXT", help="text before the file names of images")
     video = parser.add_argument_group("overlay and rgba")
     video.add_argument(
