@@ -100,7 +100,7 @@ class Workspace:
         self.prompter: Event = {"available": None, "reason": None}
         """Whether clicks make masks; None while the model is being loaded."""
         self._undone: int | None = None
-        """Frame of the action that was undone or repeated last."""
+        """Frame of the action that was undone or redone last."""
         self.exports: dict[str, Path] = {}
         """Files to download, by name."""
         self._sessions = sessions
@@ -361,9 +361,9 @@ class Workspace:
             self.notes.describe(object_id, listed=True)
 
     def _step(self, session: Session, back: bool) -> None:
-        """Undo or repeat one action, together with the naming of a new object that belongs to it."""
+        """Undo or redo one action, together with the naming of a new object that belongs to it."""
         action = session.undo() if back else session.redo()
-        require(action is not None, "nothing to undo" if back else "nothing to repeat")
+        require(action is not None, "nothing to undo" if back else "nothing to redo")
         assert action is not None
         object_id = int(action.get("object", 0))
         auto = self.notes.objects.get(object_id, {}).get("auto")
