@@ -1,7 +1,5 @@
 """Refine or segment videos as one library call: find them, load the models, process, write run.json."""
 
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +18,7 @@ from cutie_geo.data.index.records import is_plain, some, subfolders
 from cutie_geo.data.io_threads import write_json
 from cutie_geo.inference.results import SUMMARY, Report, Results, refuse_output
 from cutie_geo.runs.distributed import Processes
-from cutie_geo.runs.machine import device_name, versions
+from cutie_geo.runs.machine import run_facts
 from cutie_geo.runs.models import family_of, load_any, model_settings
 from cutie_geo.sam2.automatic_masks import AutomaticMasks
 from cutie_geo.sam2.grid import GridOptions
@@ -104,20 +102,12 @@ def _summary(
     videos: dict[str, Report],
 ) -> dict[str, Any]:
     """Return the content of run.json, with the results of earlier calls in the same folder."""
-    settings = options.fingerprint()
-    for name, report in videos.items():
-        same = report.get("settings") == settings
-        videos[name] = {key: value for key, value in report.items() if not (same and key == "settings")}
     return {
         "command": list(run.command),
         "model": run.models.model,
         "propagator": run.models.propagator,
         **names,
-        "settings": settings,
-        "versions": versions(),
-        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
-        "device": "; ".join(dict.fromkeys(device_name(model.device) for model in models)),
-        "videos": videos,
+        **run_facts(options.fingerprint(), models, videos),
     }
 
 
