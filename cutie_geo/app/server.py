@@ -310,7 +310,7 @@ class Server:
 
 
 async def _send_events(socket: WebSocket, workspace: Workspace, queue: asyncio.Queue[dict[str, Any]]) -> None:
-    """Send what is put into the queue; after an overflow, the whole state."""
+    """Send the items of the queue; after an overflow, send the whole state."""
     with suppress(WebSocketDisconnect, RuntimeError):
         while True:
             event = await queue.get()

@@ -70,7 +70,7 @@ class Job:
         return time.monotonic() - self.began
 
     def to_json(self) -> Event:
-        """Return what the page shows."""
+        """Return the progress for the page."""
         return {
             "direction": self.direction,
             "start": self.start,
@@ -202,7 +202,7 @@ class Workspace:
         }
 
     def _status(self, session: Session) -> Event:
-        """Return what is known of the frames, in the session's thread."""
+        """Return the status of the frames, in the session's thread."""
         status = session.status()
         frames = sorted({frame for frames in status.prompted.values() for frame in frames})
         prompts = {str(frame): _prompts(session, frame) for frame in frames}

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(session: "Session") -> list[str]:
-    """Return the list of what is in a session."""
+    """Return the lines that describe a session."""
     status = session.status()
     lines = [f"video: {session.video_name}, {status.frames} frames of {session.size[1]}x{session.size[0]}"]
     for object_id, name in status.objects.items():

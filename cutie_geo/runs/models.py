@@ -126,7 +126,7 @@ def load_any(
 
 
 def model_settings(name: str, weights: str, model: VideoModel) -> dict[str, Any]:
-    """Return what the results of a loaded model depend on: configuration, digests of weights, precision, device."""
+    """Return the settings that determine a loaded model's results: configuration, digests, precision, device."""
     named = weights == "none" or (weights == "auto" and not is_checkpoint(name))
     file = model.loaded_from
     return {

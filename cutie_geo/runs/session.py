@@ -181,7 +181,7 @@ class Session(VideoSession):
             The files that were written.
 
         Raises:
-            ValueError: For an unknown format, without any mask, and for what the format cannot hold.
+            ValueError: For an unknown format, without any mask, and for masks that the format cannot represent.
         """
         if stale := self.status().stale:
             log.warning("%s: masks of %d frames are stale; propagate before exporting", self.folder, len(stale))

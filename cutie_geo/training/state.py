@@ -342,7 +342,7 @@ def resumed(resume: str, checkpoints: Checkpoints) -> tuple[Path | None, dict[st
             return path, read_state(path)
         except ValueError as error:
             log.warning("%s; using the checkpoint before it", error)
-    advice = "remove them to start anew, or name a copy with --resume"
+    advice = "remove them to start again, or name a copy with --resume"
     require(not found, f"{checkpoints.root}: every checkpoint is damaged; {advice}")
     return None, None
 

@@ -151,7 +151,7 @@ def test_unnamed_objects_are_skipped_with_a_warning(
         (["--split", "test"], "visor: no split test, expected one of val"),
         (["--output", "val.json"], "expected the name of a .zip file"),
         (["--output", "folder.zip"], "is a folder"),
-        (["--output", "out/val.zip"], "lies in the folder of results"),
+        (["--output", "out/val.zip"], "is in the folder of results"),
         (["--pred", "nowhere"], "nowhere: no such folder, expected results"),
         (["--data-root", "nowhere"], "nowhere: no such folder"),
         (["--workers", "0"], "--workers: got 0"),

@@ -111,7 +111,7 @@ class VideoSession:
         """Return a frame as RGB, an array that must not be changed. Raises ValueError if there is none."""
         return self._video.frame(self._index(index))
 
-    # ----------------------------------------------------------------------------------------------- what is known
+    # ------------------------------------------------------------------------------------------------------- state
     @property
     def objects(self) -> dict[ObjectId, str]:
         """Names of the objects by id, in the order of creation."""
@@ -167,7 +167,7 @@ class VideoSession:
     def repeat(self, other: "VideoSession") -> None:
         """Do all actions of another session of the same video that are not undone.
 
-        Prompts are predicted and masks propagated anew, with the models of this session.
+        Prompts are predicted and masks are propagated again, with the models of this session.
 
         Raises:
             ValueError: If an action is damaged, or refused because a prompt gives another mask here.
@@ -403,7 +403,7 @@ class VideoSession:
                 with self._lock:
                     if self._edits != edits:
                         return
-                    self._running = None  # after an error the tracker is built anew
+                    self._running = None  # after an error, a new tracker is built
                     result = self._advance(run)
                     self._running = run
                     if result is None:
