@@ -452,7 +452,7 @@ class Workspace:
         """Track to the end, or until a page stops it. Tracked frames are kept in every case."""
         event: Event = {"event": "finished"}
         waiting: list[int] = []
-        told = 0.0
+        reported = 0.0
         try:
             while not job.stopping:
                 step: Any = await self.run(next, steps, None)
@@ -461,9 +461,9 @@ class Workspace:
                 job.done += 1
                 waiting.append(step[0])
                 scores: Event = {}
-                if time.monotonic() > told + SCORE_SECONDS:  # all scores are read at once, which takes time
+                if time.monotonic() > reported + SCORE_SECONDS:  # all scores are read at once, which takes time
                     scores = await self.run(self._scores, session, waiting)
-                    waiting, told = [], time.monotonic()
+                    waiting, reported = [], time.monotonic()
                 self.tell({"event": "progress", "job": job.to_json(), "frame": step[0], "scores": scores})
         except Exception as error:
             log.error("tracking of %s failed", self.video.name, exc_info=error)

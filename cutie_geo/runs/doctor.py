@@ -133,8 +133,9 @@ def check_weights() -> Section:
             section.advice.append(f"{name} is {state}: cutie-geo download {name}{force}")
     section.facts |= (models := _model_states(weights, states, section))
     if lacking := [model for model, fact in models.items() if fact != "ready"]:
+        names = ", ".join(lacking)
         section.advice.append(
-            f"cutie-geo download MODEL gets the missing files of {', '.join(lacking)}; you need those of your model only"
+            f"cutie-geo download MODEL gets the missing files of {names}; you need those of your model only"
         )
     return section
 

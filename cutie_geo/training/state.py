@@ -355,9 +355,9 @@ def require_same(saved: Mapping[str, Any], config: AnyConfig, where: Path) -> No
     """
     ours, theirs = flatten(to_plain(config)), flatten(_with_defaults(saved, config))
     changed = [key for key in (ours | theirs) if ours.get(key) != theirs.get(key) and key.split(".")[0] not in FREE]
-    told = "; ".join(f"{key} {theirs.get(key)!r}, expected {ours.get(key)!r}" for key in changed[:8])
+    differences = "; ".join(f"{key} {theirs.get(key)!r}, expected {ours.get(key)!r}" for key in changed[:8])
     more = f" and {len(changed) - 8} more" if len(changed) > 8 else ""
-    require(not changed, f"{where}: a checkpoint of another configuration: got {told}{more}")
+    require(not changed, f"{where}: a checkpoint of another configuration: got {differences}{more}")
 
 
 def _with_defaults(saved: Mapping[str, Any], config: AnyConfig) -> Mapping[str, Any]:

@@ -669,7 +669,7 @@ class VideoSession:
             self._invalidate(object_id, frame)
 
     def _invalidate(self, object_id: ObjectId, frame: int) -> None:
-        """Mark the masks that depend on an object's mask on a frame as stale, up to its next given masks."""
+        """Mark the masks that depend on an object's mask on a frame as stale, up to its next masks of the user."""
         anchors = self._anchors_of(object_id)
         before, behind = neighbours(anchors, frame)
         low, high = (-1 if before is None else before), (len(self) if behind is None else behind)
@@ -760,7 +760,7 @@ class _Run:
     differences: dict[tuple[int, ObjectId], float] = field(default_factory=dict)
 
     def given(self, session: VideoSession, frame: int, object_id: ObjectId) -> int:
-        """Return a digest of an object's given mask on a frame."""
+        """Return a digest of the user's mask of an object on a frame."""
         place = frame, object_id
         if place not in self.digests:
             self.digests[place] = zlib.crc32(np.packbits(session.labels(frame) == object_id).tobytes())
