@@ -143,7 +143,7 @@ class FrameNames:
 
     @cached_property
     def _numbered(self) -> tuple[str, dict[int, str]]:
-        """Return the common prefix of all names and a mapping from number to name; empty if numbers are not unique."""
+        """Common prefix of all names, and a mapping from number to name; empty if numbers are not unique."""
         found = [match for name in self.names if (match := _NUMBERED.fullmatch(name))]
         numbers = {int(match[2]): match[0] for match in found}
         same = len({match[1] for match in found}) == 1

@@ -119,12 +119,12 @@ class InferOptions:
 
     @property
     def is_live(self) -> bool:
-        """Return True if the source is read without an end."""
+        """True if the source is read without an end."""
         return self.live or (isinstance(self.video, StreamAddress) and self.video.is_endless)
 
     @property
     def is_example(self) -> bool:
-        """Return True if the bundled example is segmented."""
+        """True if the bundled example is segmented."""
         return self.video is None and self.dataset is None
 
 

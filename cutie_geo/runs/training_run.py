@@ -147,12 +147,12 @@ class ScoreHistory:
 
     @property
     def best(self) -> tuple[int, float, dict[str, float]]:
-        """Return the first of the best validations."""
+        """First of the best validations."""
         return max(self.scores, key=lambda score: score[1])
 
     @property
     def since_best(self) -> int:
-        """Return the number of validations after the best one."""
+        """Number of validations after the best one."""
         return len(self.scores) - 1 - self.scores.index(self.best)
 
     def add(self, step: int, mean: float, videos: dict[str, float]) -> bool:
@@ -351,7 +351,7 @@ class TrainingRun(RunHooks):
 
     @property
     def ended_early(self) -> bool:
-        """Return True if `validation.patience` is exhausted."""
+        """True if `validation.patience` is exhausted."""
         patience = self.config.validation.patience
         return bool(patience and self.history is not None and self.history.since_best >= patience)
 
