@@ -84,7 +84,7 @@ def _complete_or_attempt(run: VideoRun, record: VideoRecord, line: int, several:
         complete = None if run.options.overwrite else run.results.complete(record.name, run.options)
         if complete is not None:
             return complete | {"skipped": True}
-        segment = partial(segment_record, run, record, line + several, leave=not several)
+        segment = partial(segment_record, run, record, line + several, not several)
         report = attempt(segment, run.results, record.name, run.models)
     if "error" in report and several:
         log.error("%s", report["error"])
