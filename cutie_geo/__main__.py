@@ -80,8 +80,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def given_path(text: str) -> Path:
-    """Return the path of an option. Refuses an empty text, as of an unset shell variable: it would be the current
-    folder.
+    """Return the path of an option. Refuses an empty text, which an unset shell variable gives: it would mean the
+    working directory.
     """
     if not text:
         raise argparse.ArgumentTypeError("got an empty text, expected a path")
@@ -169,8 +169,8 @@ def execute(command: ModuleType, args: argparse.Namespace) -> int:
         log.info("traceback:", exc_info=True)
         return FAILED
     except KeyboardInterrupt as interrupt:
-        goes_on = "; the same command goes on where it stopped" if getattr(command, "RESUMES", False) else ""
-        print(f"interrupted{goes_on}", file=sys.stderr)
+        hint = "; the same command resumes" if getattr(command, "RESUMES", False) else ""
+        print(f"interrupted{hint}", file=sys.stderr)
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
 
 

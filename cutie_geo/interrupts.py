@@ -34,7 +34,7 @@ def _leave(number: int, _: object) -> None:
 
 
 class StopOnInterrupt:
-    """Context in which the first SIGINT or SIGTERM calls `stop.set()`, and the second does what it did before.
+    """Context in which the first SIGINT or SIGTERM calls `stop.set()`, and the second has its earlier effect.
 
     Has no effect outside the main thread, which alone may install signal handlers.
     """

@@ -1,4 +1,4 @@
-"""Parts of a frame, in numpy: prompts, rectangles around objects, and what of a mask the prompts point at.
+"""Parts of a frame, in numpy: prompts, rectangles around objects, and the components of a mask that prompts point at.
 
 The trackers of torch and of exported graphs share these rules, so nothing here may import torch.
 """

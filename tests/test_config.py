@@ -318,7 +318,6 @@ def test_only_what_starts_from_published_weights_is_frozen(
 
 def test_a_resnet_starts_from_no_file_of_its_own() -> None:
     assert EncoderConfig("resnet50").starts == {}
-    assert not EncoderConfig("resnet50").is_hiera
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_after_an_interruption_the_same_command_goes_on_where_it_stopped(tmp_pat
     status, said = finish(process)
 
     assert status == 130, said
-    assert "interrupted; the same command goes on where it stopped" in said
+    assert "interrupted; the same command resumes" in said
     assert "Traceback" not in said
     assert torn_files(out) == []
     assert not (out / "overlays" / "b_long.mp4").exists()

@@ -13,9 +13,9 @@ from cutie_geo.config.presets import config_root, find_config
 from cutie_geo.config.sam2_options import is_hydra, require_plain
 
 ABLATIONS = "ablations"
-"""The folder of `configs` with the papers' tables."""
+"""Folder of `configs` with the papers' tables."""
 PUBLISHED = "published"
-"""Value of a row's `weights`: those that the model was published with."""
+"""Value of a row's `weights` for the model's published weights."""
 SHARED = ("model", "stages", "options", "weights", "starts_from", "checkpoint")
 """Fields that must be unset in a row that uses the weights of another."""
 
@@ -26,23 +26,23 @@ class AblationRow:
 
     name: str
     paper: dict[str, float] = field(default_factory=dict)
-    """The paper's figures in percent by measure. Empty: an experiment of your own."""
+    """Scores in the paper, in percent, by measure. Empty: an experiment of your own."""
     model: str = ""
-    """A preset, a YAML file or a SAM 2 model. Empty: the table's."""
+    """Preset, YAML file or SAM 2 model. Empty: the table's model."""
     stages: tuple[str, ...] | None = None
-    """Trained one after the other. None: those of the table; an empty list: nothing is trained."""
+    """Training stages, in order. None: those of the table; an empty list trains nothing."""
     options: tuple[str, ...] = ()
-    """key=value for the row's trainings, after the table's."""
+    """`key=value` overrides for the row's training stages, after the table's."""
     weights: str = ""
-    """What its first stage starts from, as `train --weights` takes it, or `published`. Without stages: what is run."""
+    """Initial weights of the first stage, as for `train --weights`, or `published`. Without stages: weights to run."""
     starts_from: str = ""
-    """The row, one before it, whose trained weights its first stage starts from."""
+    """Earlier row whose trained weights initialise the first stage."""
     checkpoint: str = ""
-    """A trained model's folder, instead of training."""
+    """Folder of a trained model, used instead of training."""
     same_weights_as: str = ""
-    """The row whose weights are run in another way."""
+    """Row whose weights this row runs with other options."""
     infer: tuple[str, ...] = ()
-    """Options of the table's `command`, after the table's own; `{data}` in them stands for the data root."""
+    """Options of the table's `command`, after the table's own; `{data}` in them is replaced by the data root."""
 
     def __post_init__(self) -> None:
         require(bool(slug(self.name)), f"name: got {self.name!r}, expected letters or digits in it")
@@ -60,35 +60,35 @@ class AblationRow:
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """A table: what all of its rows share, and the rows."""
+    """Table: its rows, and the settings that all rows share."""
 
     title: str
     dataset: str
-    """As of `--dataset` of `command`."""
+    """Data set, as for `--dataset` of `command`."""
     model: str
-    """A preset, a YAML file or a SAM 2."""
+    """Preset, YAML file or SAM 2 model."""
     rows: tuple[AblationRow, ...]
     command: Literal["infer", "refine"] = "infer"
     """Command that makes a row's masks or semantic maps."""
     root: str = ""
-    """The data set's folder under the data root. Empty: the data root itself."""
+    """Folder of the data set under the data root. Empty: the data root itself."""
     videos: tuple[str, ...] = ()
-    """Only these are segmented and scored. Empty: all."""
+    """Videos to segment and score. Empty: all."""
     protocol: str = "davis2017"
-    """As of `evaluate --protocol`."""
+    """Scoring protocol, as for `evaluate --protocol`."""
     truth: str | tuple[str, ...] = ()
-    """Folders of all true masks under the data root; the first that is there counts. Empty: the one with the masks that
-    `infer` is given."""
+    """Folders of the ground truth under the data root; the first one that exists is used. Empty: the folder of the
+    input masks."""
     submission: Literal["none", "zip", "container"] = "none"
-    """Where the true masks aren't public: what is made instead of scores, a server's zip file or VISOR's container."""
+    """Output instead of scores if the ground truth is not public: a server's zip file, or VISOR's container."""
     stages: tuple[str, ...] = ()
     """Training stages or their YAML files, run in order for each row."""
     options: tuple[str, ...] = ()
-    """key=value for every training."""
+    """`key=value` overrides for every training stage."""
     infer: tuple[str, ...] = ()
-    """Options of `command` for every row. In a file they have the command's name."""
+    """Options of `command` for every row. In a YAML file this key is named after the command."""
     note: str = ""
-    """Printed below the table."""
+    """Note printed below the table."""
 
     def __post_init__(self) -> None:
         require(bool(self.rows), "rows: got none, expected at least one")
@@ -111,15 +111,14 @@ class AblationConfig:
             require_plain([item] if is_hydra(item) else [], "options")
 
     def row(self, name: str) -> AblationRow:
-        """The row of a name. Raises ValueError if there is none."""
+        """Return the row of this name. Raises ValueError if there is none."""
         found = [row for row in self.rows if row.name == name]
         require(bool(found), f"no row {name!r}, expected one of {', '.join(row.name for row in self.rows)}")
         return found[0]
 
 
 def slug(name: str) -> str:
-    """A row's name as the name of a folder.
-
+    """Convert a row's name to the name of a folder.
     >>> slug("+ depth + post (MS 1.2)")
     'depth-post-ms-1.2'
     """
@@ -127,7 +126,7 @@ def slug(name: str) -> str:
 
 
 def ablation_file(name: str) -> Path:
-    """Find the file of a table: the package's, by name, or a YAML file. Raises ValueError if there is none."""
+    """Return the file of a table: a bundled one, by name, or a YAML file. Raises ValueError if there is none."""
     path = find_config(name, (ABLATIONS,))
     if path is None:
         known = sorted(file.stem for file in (config_root() / ABLATIONS).glob("*.yaml"))
@@ -136,9 +135,10 @@ def ablation_file(name: str) -> Path:
 
 
 def read_ablation(path: Path) -> AblationConfig:
-    """The table in a YAML file. Stages that are files are looked for beside it, then where one stands.
+    """Read a table from a YAML file. Stages that are files are searched beside it, then in the working directory.
 
-    Raises ValueError that names the file and the place for anything wrong.
+    Raises:
+        ValueError: with the file and the place in it, for invalid content.
     """
     content = read_yaml(path)
     command, rows = content.get("command", "infer"), content.get("rows")
@@ -149,7 +149,7 @@ def read_ablation(path: Path) -> AblationConfig:
 
 
 def _completed(given: Mapping[str, Any], command: Any, beside: Path) -> dict[str, Any]:
-    """The table, or a row, with the command's options under the name that they have here, and stages as paths."""
+    """Return the content of the table, or of a row, with the command's options as `infer` and stages as paths."""
     found = _with_stages(given, beside)
     if command != "infer" and "infer" not in found and command in found:
         found["infer"] = found.pop(command)
@@ -157,7 +157,7 @@ def _completed(given: Mapping[str, Any], command: Any, beside: Path) -> dict[str
 
 
 def _with_stages(given: Mapping[str, Any], beside: Path) -> dict[str, Any]:
-    """The table, or a row, with stages that are files in a folder by the paths of these."""
+    """Replace stages that are files in the folder `beside` by their paths."""
     stages = given.get("stages")
     if not isinstance(stages, list):
         return dict(given)

@@ -20,79 +20,79 @@ from cutie_geo.sam2.names import is_sam2
 FROM_SCRATCH = ("weights.warm_start", "weights.pixel_encoder", "weights.mask_encoder")
 """Options for the weights of a first stage, removed for later ones."""
 DATA = "{data}"
-"""In options of a row: the data root."""
+"""Placeholder for the data root in a row's options."""
 RESULTS = "masks"
-"""What `infer` writes for a row, in the row's folder."""
+"""Folder for the results of `infer`, in a row's folder."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows share in one call of the command."""
+    """Settings that all rows share in one call of `ablate`."""
 
     config: AblationConfig
     name: str
-    """Of the ablation: its file's, without suffix."""
+    """Name of the table: its file's name without suffix."""
     output: Path
     data_root: Path
     launch: tuple[str, ...]
-    """What runs a module of Python: an interpreter, or a launcher with its options."""
+    """Command that runs a Python module: an interpreter, or a launcher with its options."""
     checkpoints: Mapping[str, str]
-    """By row, a trained model that replaces its trainings."""
+    """Trained models that are used instead of training, by row."""
     options: tuple[str, ...] = ()
-    """key=value for every training, after those of the file."""
+    """`key=value` overrides for every training stage, after those of the file."""
     workers: int | None = None
     fetch: bool = True
-    """Download published weights; else only say where they belong."""
+    """Download published weights; otherwise only return their paths."""
 
     @property
     def dataset_root(self) -> Path:
-        """Where the data set lies that is segmented."""
+        """Folder of the segmented data set."""
         return self.data_root / self.config.root
 
     def owner(self, row: AblationRow) -> AblationRow:
-        """The row that a row's weights are of: itself, or another."""
+        """Return the row that provides a row's weights: itself or another."""
         return self.config.row(row.same_weights_as) if row.same_weights_as else row
 
     def model(self, row: AblationRow) -> str:
-        """What a row trains, or runs as it is."""
+        """Return the model that a row trains or runs."""
         return self.owner(row).model or self.config.model
 
     def needed(self, row: AblationRow) -> list[str]:
-        """The rows whose trainings a row takes, itself among them if it has any of its own."""
+        """Return the names of the rows whose training a row depends on, in order."""
         owner = self.owner(row)
         before = self.needed(self.config.row(owner.starts_from)) if owner.starts_from else []
         return [*before, owner.name]
 
     def folder(self, row: AblationRow) -> Path:
-        """Where everything of a row lies."""
+        """Return the folder of a row's files."""
         return self.output / slug(row.name)
 
     def call(self, command: str, *arguments: str) -> list[str]:
-        """One of this package's commands as a program; launchers and interpreters both take a module after `-m`."""
+        """Return the command line of a `cutie-geo` command; launchers and interpreters both accept `-m MODULE`."""
         return [*self.launch, "-m", "cutie_geo", command, *arguments]
 
 
 @dataclass(frozen=True)
 class Training:
-    """One stage of a row."""
+    """Training stage of a row."""
 
     config: TrainConfig
     home: Path
-    """The folder of the row that it belongs to."""
+    """Folder of the row."""
     root: Path
-    """Where `train` keeps the run."""
+    """Run folder of `train`."""
     arguments: tuple[str, ...]
-    """Of `train`: what decides its outcome."""
+    """Arguments of `train` that determine the weights."""
     command: tuple[str, ...]
 
     @property
     def final(self) -> Path:
-        """The trained model."""
+        """Folder of the trained model."""
         return self.root / FINAL
 
     @property
     def log(self) -> Path:
-        """One JSON object a line."""
+        """Log of the run, one JSON object per line."""
         return self.root / LOG_FILE
 
 
@@ -103,35 +103,37 @@ class RowPlan:
     row: AblationRow
     folder: Path
     trainings: tuple[Training, ...]
-    """Those of the rows that it starts from included."""
+    """Training stages, including those of the rows that it starts from."""
     model: str
-    """As of `infer --model`: a trained model's folder, or a preset."""
+    """Value of `infer --model`: the folder of a trained model, or a preset."""
     infer: tuple[str, ...]
-    """The command that makes the masks, or the semantic maps."""
+    """Command that writes the masks or the semantic maps."""
 
     @property
     def masks(self) -> Path:
-        """The masks that `infer` writes, in a folder for each video."""
+        """Folder of the masks, one folder for each video."""
         return self.folder / RESULTS / ANNOTATIONS
 
     @property
     def scores(self) -> Path:
-        """The report of `evaluate`."""
+        """File of the report of `evaluate`."""
         return self.folder / "scores.json"
 
 
 def launcher(text: str | None) -> tuple[str, ...]:
-    """What runs a module: this interpreter, or `text` split as a shell does. Raises ValueError if it isn't there."""
+    """Return the words of a launcher, or this interpreter for None. Raises ValueError if the program is missing."""
     if text is None:
         return (sys.executable,)
     words = tuple(shlex.split(text))
     there = bool(words) and shutil.which(words[0]) is not None
-    require(there, f"--launch: no program {words[0] if words else '(nothing)'}, expected such as 'accelerate launch'")
+    require(
+        there, f"--launch: no program {words[0] if words else '(nothing)'}; expected one such as 'accelerate launch'"
+    )
     return words
 
 
 def plan_row(setting: Setting, row: AblationRow) -> RowPlan:
-    """The plan of a row. Raises ValueError for invalid stages, models and options."""
+    """Return the plan of a row. Raises ValueError for invalid stages, models and options."""
     trainings = _trainings(setting, row)
     model, arguments = _trained_model(setting, row, trainings)
     config = setting.config
@@ -145,7 +147,7 @@ def plan_row(setting: Setting, row: AblationRow) -> RowPlan:
 
 
 def server_of(dataset: str) -> tuple[str, str]:
-    """The server that takes results of a data set, and its name of the split. Raises ValueError if none does."""
+    """Return the server for a data set and the server's name of the split. Raises ValueError if there is none."""
     for server in SERVERS.values():
         for split, name in server.splits.items():
             if name == dataset:
@@ -155,13 +157,13 @@ def server_of(dataset: str) -> tuple[str, str]:
 
 # ------------------------------------------------------------------------------------------------------------ training
 def _trainings(setting: Setting, row: AblationRow) -> tuple[Training, ...]:
-    """The stages of a row, each from the weights of the one before."""
+    """Return the training stages of a row; each starts from the weights of the one before."""
     owner = setting.owner(row)
     if _checkpoint(setting, row):
         return ()
     stages = setting.config.stages if owner.stages is None else owner.stages
     if not stages:
-        require(not owner.starts_from, f"{owner.name}: starts_from: got no stages, expected same_weights_as, or some")
+        require(not owner.starts_from, f"{owner.name}: starts_from: got no stages, expected some, or same_weights_as")
         return ()
     found, weights = _start(setting, owner)
     later = bool(owner.starts_from)
@@ -172,7 +174,7 @@ def _trainings(setting: Setting, row: AblationRow) -> tuple[Training, ...]:
 
 
 def _start(setting: Setting, owner: AblationRow) -> tuple[list[Training], str]:
-    """The trainings of the row that a row starts from, if it does, and the weights that its first stage starts from."""
+    """Return the training stages of the row that `owner` starts from, and the initial weights of its first stage."""
     if not owner.starts_from:
         return [], _first_weights(setting, owner)
     other = setting.config.row(owner.starts_from)
@@ -203,7 +205,7 @@ def _options(setting: Setting, owner: AblationRow) -> list[str]:
 
 
 def _first_weights(setting: Setting, owner: AblationRow) -> str:
-    """What the first stage starts from; "" leaves that to `train`."""
+    """Return the initial weights of the first stage; "" for the default of `train`."""
     if owner.weights != PUBLISHED:
         return owner.weights
     model = setting.model(owner)
@@ -214,13 +216,13 @@ def _first_weights(setting: Setting, owner: AblationRow) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- running
 def _checkpoint(setting: Setting, row: AblationRow) -> str:
-    """A trained model that was handed in for a row or for the one whose weights it takes; "" if none was."""
+    """Return the trained model that was passed for a row or for the row of its weights; "" if there is none."""
     owner = setting.owner(row)
     return setting.checkpoints.get(row.name) or setting.checkpoints.get(owner.name) or owner.checkpoint
 
 
 def _trained_model(setting: Setting, row: AblationRow, trainings: Sequence[Training]) -> tuple[str, list[str]]:
-    """What is run, and the options of `infer` that say so."""
+    """Return the model of a row, and the options of `infer` that select it."""
     owner, model = setting.owner(row), setting.model(row)
     options = _options(setting, owner)
     if given := _checkpoint(setting, row):
@@ -231,6 +233,6 @@ def _trained_model(setting: Setting, row: AblationRow, trainings: Sequence[Train
     weights = [] if owner.weights in ("", PUBLISHED) else ["--weights", owner.weights]
     family = family_named(model)
     of_model = family.own_overrides(options)
-    family.check(model, of_model)  # complains in time
+    family.check(model, of_model)  # raises errors before anything is run
     # options without a dash come first: --ms, which may be last, takes all numbers after it
     return model, [*of_model, "--model", model, *weights]

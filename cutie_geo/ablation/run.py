@@ -1,4 +1,4 @@
-"""Repeat a table: train, run and score each of its rows, and put the scores beside a paper's, if there are any."""
+"""Run a table: train, run and score each of its rows, and compare the scores with a paper's, if there are any."""
 
 import hashlib
 import json
@@ -32,29 +32,29 @@ from cutie_geo.runs.training_run import tracker_names
 log = logging.getLogger(__name__)
 
 NOTE, ERROR = "row.json", "error"
-"""File in a row's folder with the steps that are done, and its key for the last failure."""
+"""File in a row's folder with the finished steps, and its key for the last failure."""
 ZIP, PAGE, SEQUENCES = "submission.zip", "submission.md", "sequences.txt"
 PLACEHOLDER = Path("DATA_ROOT")
 """Data root in a dry run without one."""
 CONTAINER = "visor-test"
-"""Data set whose masks only its organisers make, with a container."""
+"""Data set that its organisers segment themselves, with a container."""
 Say = Callable[[str], None]
-"""Takes lines for the terminal."""
+"""Prints lines on the terminal."""
 
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """Which table is repeated, with which data and programs."""
+    """Options of `ablate`."""
 
     file: Path
     data_root: Path | None = None
     """Folder of the data sets. None: dry runs only."""
     output: Path | None = None
-    """None: runs/ablations/<name of the file>."""
+    """Folder of the results. None: runs/ablations/<name of the file>."""
     rows: tuple[str, ...] = ()
-    """Only these rows. Empty: all."""
+    """Rows to run. Empty: all."""
     checkpoints: tuple[str, ...] = ()
-    """ROW=PATH: a trained model instead of training the row."""
+    """`ROW=PATH` items: trained models, used instead of training the rows."""
     launch: str | None = None
     """Program that runs training and inference, such as "accelerate launch --num_processes 8". None: this Python."""
     tracker: str = "auto"
@@ -63,16 +63,16 @@ class AblationOptions:
     dry_run: bool = False
     """Print the commands and the paper's figures only."""
     overrides: tuple[str, ...] = ()
-    """key=value for each training."""
+    """`key=value` overrides for every training stage."""
 
 
 def run_ablation(options: AblationOptions, say: Say) -> bool:
-    """Train, run and score all rows; return True if each succeeded.
+    """Train, run and score all rows; return True if all succeeded.
 
-    Finished rows are not repeated, so that an interrupted table resumes. A failed row does not stop the others.
+    Finished rows are not repeated, so an interrupted table resumes. A failed row does not stop the others.
 
     Raises:
-        ValueError: for options and tables that are invalid.
+        ValueError: for invalid options and tables.
     """
     setting = _setting(options)
     rows = [setting.config.row(name) for name in options.rows] if options.rows else list(setting.config.rows)
@@ -83,7 +83,7 @@ def run_ablation(options: AblationOptions, say: Say) -> bool:
     for row in rows:
         try:
             _do_row(setting, row, failed, "wandb" in trackers, say)
-        except Exception as error:  # the other rows are still worth having
+        except Exception as error:  # the other rows are run nevertheless
             failed.add(row.name)
             text = reason(error, row.name)
             say(f"error: {row.name}: {text}")
@@ -247,7 +247,7 @@ def _records(setting: Setting) -> list[VideoRecord]:
 
 
 def _score(setting: Setting, plan: RowPlan, records: Sequence[VideoRecord], say: Say) -> None:
-    """Write `scores.json`, the report of `evaluate`, unless it is there for the same masks."""
+    """Write `scores.json`, the report of `evaluate`, unless it exists for the same masks."""
     truth = _truth(setting, records)
     names = sorted(record.name for record in records)
     state = {"masks": masks_digest(plan.masks, names), "truth": str(truth), "protocol": setting.config.protocol}
@@ -263,7 +263,7 @@ def _score(setting: Setting, plan: RowPlan, records: Sequence[VideoRecord], say:
 
 
 def _score_semantic(setting: Setting, plan: RowPlan, say: Say) -> None:
-    """Write `scores.json` of semantic maps, unless it is there for the same maps."""
+    """Write `scores.json` of semantic maps, unless it exists for the same maps."""
     truth = _named_truth(setting) or setting.dataset_root
     names = [path.name for path in plan.masks.iterdir() if path.is_dir()]
     state = {"masks": masks_digest(plan.masks, names), "truth": str(truth), "protocol": setting.config.protocol}
@@ -279,10 +279,10 @@ def _score_semantic(setting: Setting, plan: RowPlan, say: Say) -> None:
 
 
 def _named_truth(setting: Setting) -> Path | None:
-    """Return the first folder that the table names for the ground truth and that is there; None if it names none.
+    """Return the first existing folder of the table's `truth`; None if `truth` is empty.
 
     Raises:
-        ValueError: if none of the named folders is there.
+        ValueError: if none of the folders exists.
     """
     given = setting.config.truth
     places = [setting.data_root / place for place in ([given] if isinstance(given, str) else given)]
@@ -306,7 +306,7 @@ def _truth(setting: Setting, records: Sequence[VideoRecord]) -> Path:
 
 
 def _pack(setting: Setting, plan: RowPlan, records: Sequence[VideoRecord], say: Say) -> None:
-    """Write the zip file for the server, unless it is there for the same masks. Raises ValueError for invalid masks."""
+    """Write the zip file for the server, unless it exists for the same masks. Raises ValueError for invalid masks."""
     state = masks_digest(plan.masks, [record.name for record in records])
     path = plan.folder / ZIP
     if path.is_file() and _read_note(plan.folder).get("packed") == state:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-TOLD_TO_END = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+INTERRUPTED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit statuses of an interrupted program, directly or through a shell."""
 POLL = 0.1
 """Seconds between checks whether a process group has ended."""
@@ -16,18 +16,21 @@ POLL = 0.1
 def run_child(command: Sequence[str]) -> int:
     """Run a program to its end and return its exit status, 0 or above.
 
-    An interruption is passed on once, as SIGTERM; then this waits for the program, which may have to save. A second one
-    is passed on too, and a third one kills it. Raises KeyboardInterrupt in all these cases, and where the program was
-    interrupted by somebody else; raises OSError where it cannot be started.
+    The first interruption is passed on as SIGTERM; then this waits for the program, which may have to save. A second
+    one is passed on too, and a third one kills the program.
+
+    Raises:
+        KeyboardInterrupt: after an interruption of this process or of the program.
+        OSError: if the program cannot be started.
     """
-    # in a group of its own, so that Ctrl-C in a terminal doesn't reach it beside what is passed on: twice means at once
+    # a process group of its own: otherwise Ctrl-C in a terminal would reach the program twice, which stops it at once
     child = subprocess.Popen(command, start_new_session=True)
     try:
         status = child.wait()
     except BaseException:
         _end(child)
         raise
-    if status in TOLD_TO_END:
+    if status in INTERRUPTED:
         raise KeyboardInterrupt
     return status if status >= 0 else 128 - status
 
@@ -38,7 +41,7 @@ def _end(child: subprocess.Popen) -> None:
         with suppress(KeyboardInterrupt):
             child.send_signal(number)
             child.wait()
-            # launchers for several processes pass signals on, that for a single one just dies
+            # launchers of several processes pass signals on; the launcher of a single process only ends itself
             _signal_group(child.pid, number)
             while _signal_group(child.pid, 0):
                 time.sleep(POLL)
@@ -49,6 +52,6 @@ def _signal_group(group: int, number: int) -> bool:
     """Send a signal to a process group; return False if there is none."""
     try:
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+    except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
         return False
     return True

@@ -35,7 +35,7 @@ class TableRow:
 
     @property
     def status(self) -> Status:
-        """Return how far the row got."""
+        """Progress of the row."""
         if self.error:
             return "failed"
         if self.ours is not None:

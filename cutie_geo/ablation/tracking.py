@@ -14,13 +14,14 @@ from cutie_geo.runs.training_run import CONFIG_FILE, PROJECT
 log = logging.getLogger(__name__)
 
 RUN_ID, LOGGED = "wandb_id", "logged"
-"""In the note of a row: its run of W&B, and what that has already."""
+"""Keys in the note of a row: the id of its W&B run, and what was logged to it already."""
 
 
 def track_row(setting: Setting, plan: RowPlan, outcome: TableRow, note: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring a row's run of W&B up to date; return what is to be noted of it. Without news nothing is sent.
+    """Log what is new to a row's W&B run; return the entries for the row's note. Sends nothing if nothing is new.
 
-    Raises what wandb raises, where it has no network, say.
+    Raises:
+        Exception: any error of wandb, for example without a network.
     """
     logged = note.get(LOGGED, {})
     own = [training for training in plan.trainings if training.home == plan.folder]
@@ -46,7 +47,7 @@ def track_row(setting: Setting, plan: RowPlan, outcome: TableRow, note: Mapping[
 
 
 def _replay(run: Any, stage: str, lines: Sequence[Mapping[str, Any]], after: int) -> None:
-    """The lines of a stage's log beyond a step, over steps of its own: each stage counts from 1."""
+    """Log the lines of a stage after a step. Each stage has its own step axis, because each counts from 1."""
     run.define_metric(f"{stage}/step", hidden=True)
     run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
     for line in lines:
@@ -55,7 +56,7 @@ def _replay(run: Any, stage: str, lines: Sequence[Mapping[str, Any]], after: int
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's `log.jsonl` in order, without one that a crash cut off."""
+    """Return the lines of a run's `log.jsonl` in order, without a line that was cut off by a crash."""
     if not path.is_file():
         return []
     lines = []
@@ -76,7 +77,7 @@ def summary(outcome: TableRow) -> dict[str, Any]:
 
 
 def facts(setting: Setting, plan: RowPlan) -> dict[str, Any]:
-    """Return what decides a row's scores: the table's settings and each stage's resolved ones."""
+    """Return what determines a row's scores: settings of the table, and resolved settings of each stage."""
     config, row = setting.config, plan.row
     return {
         "ablation": config.title,
@@ -91,7 +92,7 @@ def facts(setting: Setting, plan: RowPlan) -> dict[str, Any]:
 
 
 def _resolved(training: Training) -> dict[str, Any]:
-    """What `train` wrote of a stage's settings; the options alone where a row was trained elsewhere."""
+    """Return the settings that `train` wrote for a stage; only its arguments if the model was trained elsewhere."""
     path = training.root / CONFIG_FILE
     content = read_yaml(path) if path.is_file() else None
     return content if isinstance(content, dict) else {"arguments": list(training.arguments)}

@@ -79,7 +79,7 @@ class Library:
                 self._add(record.source, "opened", record.name)
             require(bool(self.videos), f"{source}: no video below it; links to other folders are left out")
             if self.first is not None:
-                open_source(self.first.path)  # an error is told before the program starts
+                open_source(self.first.path)  # reports errors before the program starts
         for path in visible(self.uploads) if self.uploads.is_dir() else []:
             if path.suffix.lower() in UPLOAD_SUFFIXES and path.is_file():
                 self._add(path, "uploaded")

@@ -103,7 +103,7 @@ class Undo:
 
 @dataclass(frozen=True)
 class Redo:
-    """Repeat the change that was undone last."""
+    """Redo the change that was undone last."""
 
     changes: ClassVar[bool] = True
 

@@ -13,7 +13,7 @@ from cutie_geo.structures import MAX_OBJECT_ID, ObjectId
 log = logging.getLogger(__name__)
 
 FILE = "app.json"
-"""Name of the file in a session's folder. Without it nothing but the view is lost."""
+"""Name of the file in a session's folder. It holds the view only: no mask depends on it."""
 MOST_OBJECTS = 1000
 
 

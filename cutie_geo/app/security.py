@@ -1,4 +1,4 @@
-"""What every request has to pass: host, origin, token and rate; and the headers of every answer."""
+"""Checks of every request (host, origin, token, rate), and the headers of every response."""
 
 import hmac
 import ipaddress
@@ -29,7 +29,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "require-trusted-types-for 'script'",
     )
 )
-"""Nothing inline, nothing evaluated, and nothing from another host."""
+"""Forbids inline scripts, `eval`, and content from other hosts."""
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",

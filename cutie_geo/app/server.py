@@ -52,10 +52,10 @@ MOST_PAGES = 32
 MESSAGES, MESSAGE_BURST = 60.0, 240.0
 """Messages per second of one page, and how many at once."""
 PATIENCE = 5
-"""Seconds that requests have to end when the server stops."""
+"""Seconds that the server waits for requests when it stops."""
 MOST_CONNECTIONS = 200
 QUIET = 2.0
-"""Seconds after the start until models are loaded, so that a page that is opened at once does not wait for them."""
+"""Seconds from the start to the loading of models, so that a page that is opened at once does not wait for them."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class AppOptions:
     """Folder for sessions, uploads and exports."""
     host: str = "127.0.0.1"
     port: int = 0
-    """0 takes a free one."""
+    """0 selects a free port."""
     max_upload: int = DEFAULT_MAX_UPLOAD
     """Largest size of an uploaded video, in MiB."""
     browser: bool = True
@@ -121,7 +121,7 @@ class Server:
         self._open.clear()
 
     async def _load_models(self) -> None:
-        """Load the models unless a page has them loaded already. An error is told by the page of a video."""
+        """Load the models unless a page has loaded them already. Errors are shown on the page of a video."""
         await asyncio.sleep(QUIET)
         with suppress(Exception):
             await to_thread.run_sync(self._sessions.prompter)
@@ -132,7 +132,7 @@ class Server:
         return _static_file("index.html")
 
     async def static(self, request: Request) -> Response:
-        """Return a script, style or icon; names are compared with the files that there are."""
+        """Return a script, style or icon; only names of existing files are accepted."""
         return _static_file(request.path_params["name"])
 
     async def videos(self, _: Request) -> Response:
@@ -203,7 +203,7 @@ class Server:
         return Response(data, media_type="application/octet-stream")
 
     async def exported(self, request: Request) -> Response:
-        """Return an export of this run of the program."""
+        """Return an export that was written since the program started."""
         workspace = await self.workspace(request.path_params["video"])
         path = workspace.exports.get(request.path_params["name"])
         if path is None or not path.is_file():
@@ -212,14 +212,14 @@ class Server:
 
     # -------------------------------------------------------------------------------------------------------- uploads
     async def upload(self, request: Request) -> Response:
-        """Take a video as the body of the request."""
+        """Receive a video as the body of the request."""
         if not valid_size(request.headers, self.max_upload):
             return _too_large(f"more than {self.max_upload} bytes; --max-upload raises the limit")
         path = await self.library.upload(request.query_params.get("name", ""), request.stream(), self.max_upload)
         return JSONResponse({"id": self.library.add_upload(path).id})
 
     async def import_masks(self, request: Request) -> Response:
-        """Take masks or annotations as the body of the request."""
+        """Receive masks or annotations as the body of the request."""
         if not valid_size(request.headers, MAX_IMPORT):
             return _too_large(f"more than {MAX_IMPORT} bytes")
         workspace = await self.workspace(request.path_params["video"])
@@ -310,7 +310,7 @@ class Server:
 
 
 async def _send_events(socket: WebSocket, workspace: Workspace, queue: asyncio.Queue[dict[str, Any]]) -> None:
-    """Send what is put into the queue; after an overflow, the whole state."""
+    """Send the items of the queue; after an overflow, send the whole state."""
     with suppress(WebSocketDisconnect, RuntimeError):
         while True:
             event = await queue.get()

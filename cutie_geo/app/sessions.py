@@ -13,7 +13,7 @@ from cutie_geo.runs.session import Session
 from cutie_geo.sam2.prompter import shared_prompts
 
 NO_PROMPTER = f"Clicks need a model that is not installed: cutie-geo download {PROMPT_MODEL}. Boxes are filled."
-"""Shown on the page where clicks cannot work."""
+"""Message on the page if clicks do not work."""
 
 
 @dataclass
@@ -27,8 +27,8 @@ class Sessions:
     precision: str = "auto"
     prompt_model: str | None = None
     """SAM 2 for clicks, downloaded if needed. None: the model's own prompt head, or a SAM 2 that is installed."""
-    given: FramePrompter | None = None
-    """Makes masks of clicks, instead of a model."""
+    frame_prompter: FramePrompter | None = None
+    """Predictor of masks from clicks. None: loaded when it is first needed."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _loaded: bool = False
     _network: VideoModel | None = None
@@ -47,12 +47,12 @@ class Sessions:
             return self._network
 
     def prompter(self) -> FramePrompter | None:
-        """Return what makes masks of clicks, loaded on the first call; None if there is none on this machine."""
+        """Return the predictor of masks from clicks, loaded on the first call; None if no model of it is installed."""
         with self._lock:
-            if self.given is None and not self._loaded:
-                self.given = self._load()
+            if self.frame_prompter is None and not self._loaded:
+                self.frame_prompter = self._load()
             self._loaded = True
-            return self.given
+            return self.frame_prompter
 
     def _load(self) -> FramePrompter | None:
         model = self.network()

@@ -70,7 +70,7 @@ class Job:
         return time.monotonic() - self.began
 
     def to_json(self) -> Event:
-        """Return what the page shows."""
+        """Return the progress for the page."""
         return {
             "direction": self.direction,
             "start": self.start,
@@ -100,7 +100,7 @@ class Workspace:
         self.prompter: Event = {"available": None, "reason": None}
         """Whether clicks make masks; None while the model is being loaded."""
         self._undone: int | None = None
-        """Frame of the action that was undone or repeated last."""
+        """Frame of the action that was undone or redone last."""
         self.exports: dict[str, Path] = {}
         """Files to download, by name."""
         self._sessions = sessions
@@ -202,7 +202,7 @@ class Workspace:
         }
 
     def _status(self, session: Session) -> Event:
-        """Return what is known of the frames, in the session's thread."""
+        """Return the status of the frames, in the session's thread."""
         status = session.status()
         frames = sorted({frame for frames in status.prompted.values() for frame in frames})
         prompts = {str(frame): _prompts(session, frame) for frame in frames}
@@ -239,7 +239,7 @@ class Workspace:
             self._pages.discard(queue)
 
     def tell(self, event: Event, but: asyncio.Queue[Event] | None = None) -> None:
-        """Send an event to all pages. One that is too slow gets the whole state instead of what it missed."""
+        """Send an event to all pages. A page that is too slow gets the whole state instead of the missed events."""
         for queue in self._pages:
             if queue is but:
                 continue
@@ -257,8 +257,8 @@ class Workspace:
         """Carry out a command of a page; return its answer, and tell the other pages what changed.
 
         Raises:
-            ValueError: for what the session refuses, and for changes while tracking is running.
-            OSError: if something cannot be written.
+            ValueError: for commands that the session refuses, and for changes while tracking is running.
+            OSError: if a file cannot be written.
         """
         renames = isinstance(command, messages.Describe) and command.name is not None
         if (command.changes or renames) and self.job is not None:  # the session ends tracking when it is changed
@@ -361,9 +361,9 @@ class Workspace:
             self.notes.describe(object_id, listed=True)
 
     def _step(self, session: Session, back: bool) -> None:
-        """Undo or repeat one action, together with the naming of a new object that belongs to it."""
+        """Undo or redo one action, together with the naming of a new object that belongs to it."""
         action = session.undo() if back else session.redo()
-        require(action is not None, "nothing to undo" if back else "nothing to repeat")
+        require(action is not None, "nothing to undo" if back else "nothing to redo")
         assert action is not None
         object_id = int(action.get("object", 0))
         auto = self.notes.objects.get(object_id, {}).get("auto")
@@ -426,12 +426,12 @@ class Workspace:
 
     # ------------------------------------------------------------------------------------------------------ tracking
     async def _start(self, session: Session, command: messages.Track) -> Event:
-        """Begin to track; the task goes on whether or not a page is open."""
+        """Start tracking, which continues even if all pages are closed."""
         start, stop = command.start or 0, self.count - 1 if command.stop is None else command.stop
         self._require_frame(stop)
         require(start <= stop, f"stop: got {stop}, expected {start} or more")
         steps = await self.run(session.propagate, start, stop + 1, command.direction)
-        if self.job is not None:  # of another page, in the meantime
+        if self.job is not None:  # another page was faster
             steps.close()
             raise Busy("tracking is running already")
         done = await self.run(self._finished_frames, session, start, stop)
@@ -449,10 +449,10 @@ class Workspace:
         return sum(start <= frame <= stop for frame in fresh)
 
     async def _track(self, session: Session, steps: Generator[tuple[int, Any], None, None], job: Job) -> None:
-        """Track to the end, or until `stop`. What is done stays, whatever happens."""
+        """Track to the end, or until a page stops it. Tracked frames are kept in every case."""
         event: Event = {"event": "finished"}
         waiting: list[int] = []
-        told = 0.0
+        reported = 0.0
         try:
             while not job.stopping:
                 step: Any = await self.run(next, steps, None)
@@ -461,9 +461,9 @@ class Workspace:
                 job.done += 1
                 waiting.append(step[0])
                 scores: Event = {}
-                if time.monotonic() > told + SCORE_SECONDS:  # all scores are read at once, which takes time
+                if time.monotonic() > reported + SCORE_SECONDS:  # all scores are read at once, which takes time
                     scores = await self.run(self._scores, session, waiting)
-                    waiting, told = [], time.monotonic()
+                    waiting, reported = [], time.monotonic()
                 self.tell({"event": "progress", "job": job.to_json(), "frame": step[0], "scores": scores})
         except Exception as error:
             log.error("tracking of %s failed", self.video.name, exc_info=error)

@@ -88,8 +88,8 @@ def load_weights(model: CutieGeo, path: Path) -> int:
     """Load an official Cutie checkpoint or one of this package; return the number of loaded entries.
 
     Frozen encoders with separate files are unchanged, and must not be in the checkpoint. A prompt head is unchanged if
-    the checkpoint has none. Only the weights in which
-    single- and multi-object networks differ are converted (Cutie specification, section 3.10).
+    the checkpoint has none. Only the weights in which single- and multi-object networks differ are converted (Cutie
+    specification, section 3.10).
 
     Raises:
         ValueError: If any entry is missing, extra, of another shape or not finite.

@@ -74,7 +74,7 @@ def read_metadata(path: Path, name: str) -> dict | None:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(name)
-    except Exception as error:  # its reader lets out errors of Python where types or bytes are strange
+    except Exception as error:  # its reader raises many types for invalid headers and bytes
         raise ValueError(f"{path}: {_fault(error)} ({_first_line(error)})") from None
     if text is None:
         return None
@@ -96,7 +96,7 @@ def _fault(error: Exception) -> str:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except Exception as error:  # its reader lets out errors of Python where types or bytes are strange
+    except Exception as error:  # its reader raises many types for invalid headers and bytes
         raise ValueError(f"{path}: {_fault(error)} ({_first_line(error)})") from None
 
 
@@ -228,4 +228,4 @@ def _problem(name: str, given: Tensor, wanted: Tensor) -> str:
         return f"shape of {name}: got {tuple(given.shape)}, expected {tuple(wanted.shape)}"
     if given.is_floating_point() != wanted.is_floating_point():
         return f"type of {name}: got {given.dtype}, expected {wanted.dtype}"
-    return "" if bool(torch.isfinite(given).all()) else f"numbers that are not finite in {name}"
+    return "" if bool(torch.isfinite(given).all()) else f"non-finite numbers in {name}"

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a YAML file, or a bundled table, such as visor_table2")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds the data sets")
     parser.add_argument("--output", "-o", type=Path, metavar="DIR", help="default: runs/ablations/<the file's name>")
-    parser.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="only these rows")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="rows to run (default: all)")
     parser.add_argument(
         "--checkpoint", nargs="+", default=[], metavar="ROW=PATH", help="trained model of a row, instead of training it"
     )

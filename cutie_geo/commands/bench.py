@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compile", action="store_true", help="compile the network first")
     parser.add_argument("--model", help=f"{', '.join(preset_names())}, or a YAML file (default: {DEFAULT_MODEL})")
-    parser.add_argument("--weights", default="none", help="none (default: speed is the same), auto or a file")
+    parser.add_argument("--weights", default="none", help="auto, none (default; the speed is the same), or a file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", nargs="+", default=[], help="one or more of auto, fp32, bf16, fp16")
     parser.add_argument("--objects", nargs="+", type=int, default=[], help="numbers of objects (default: 1 5)")

@@ -29,8 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       "output of infer")  # fmt: skip
     what.add_argument("--sequences", type=Path, metavar="LIST", help="text file of the sequences to score")
     add_shard(what, "of the sequences, written to --json")
-    what.add_argument("--merge", type=Path, nargs="+", metavar="PART", help="instead: the report of all parts")
-    what.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="instead: two reports, B minus A")
+    what.add_argument(
+        "--merge", type=Path, nargs="+", metavar="PART", help="merge parts to a report, instead of scoring"
+    )
+    what.add_argument(
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two reports, B minus A, instead of scoring"
+    )
 
     how = parser.add_argument_group("how")
     known = ", ".join((*PROTOCOLS, *SEMANTIC_PROTOCOLS, INTERACTIVE, CLICK_PROTOCOL))

@@ -20,13 +20,17 @@ def add_click_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prompt-model", metavar="NAME", help="SAM 2 to measure instead of the model's prompt head")
     group.add_argument("--prompt-weights", default="auto", metavar="W", help="auto, none, or a file")
     group.add_argument("--static", type=Path, metavar="DIR", help="folder of sets of images and masks, as for training")
-    group.add_argument("--sets", nargs="+", metavar="NAME[:N]", help="sets to score, :N for the last N images only")
+    group.add_argument(
+        "--sets", nargs="+", metavar="NAME[:N]", help="sets to score; NAME:N takes the last N images only"
+    )
     group.add_argument("--dataset", metavar="NAME", help="videos with masks, whose frames are scored as images")
     group.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds the data set")
     group.add_argument("--videos", nargs="+", metavar="NAME", help="videos to score (default: all)")
     group.add_argument("--every", type=int, default=10, metavar="N", help="score every N-th frame (default: 10)")
-    group.add_argument("--limit", type=int, metavar="N", help="images of each set at most, evenly spaced")
-    group.add_argument("--clicks", type=int, default=20, metavar="N", help="clicks of an object at most (default: 20)")
+    group.add_argument("--limit", type=int, metavar="N", help="maximum number of images of each set, evenly spaced")
+    group.add_argument(
+        "--clicks", type=int, default=20, metavar="N", help="maximum number of clicks on an object (default: 20)"
+    )
 
 
 def refuse_click_options(args: argparse.Namespace) -> None:

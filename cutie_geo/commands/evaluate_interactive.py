@@ -24,7 +24,9 @@ def add_interactive_arguments(parser: argparse.ArgumentParser) -> None:
         help="simulated clicks (default), or true masks without a prompter",
     )
     group.add_argument("--rounds", type=int, metavar="N", help="number of corrected frames (default: 3)")
-    group.add_argument("--round-clicks", type=int, metavar="N", help="clicks on each object of these (default: 3)")
+    group.add_argument(
+        "--round-clicks", type=int, metavar="N", help="clicks on each object of a corrected frame (default: 3)"
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

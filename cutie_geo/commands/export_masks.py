@@ -18,20 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", "-o", type=Path, required=True, metavar="DIR", help="folder to write into")
     parser.add_argument("--video", type=Path, help="the frames: a video, a folder of frames, or a folder of such; "
                         "overlay and rgba need them, yolo copies them")  # fmt: skip
-    parser.add_argument("--objects", type=int, nargs="+", default=(), metavar="ID", help="only these (default: all)")
+    parser.add_argument(
+        "--objects", type=int, nargs="+", default=(), metavar="ID", help="objects to export (default: all)"
+    )
     parser.add_argument(
         "--names", nargs="+", default=(), metavar="ID=NAME", help="names of objects: 1=knife 2=hand, or a JSON file"
     )
     shapes = parser.add_argument_group("coco, cvat, yolo, labelstudio")
-    shapes.add_argument("--shapes", choices=SHAPES, help="coco: default masks; cvat: default polygons")
+    shapes.add_argument("--shapes", choices=SHAPES, help="default: masks for coco, polygons for cvat")
     shapes.add_argument("--tolerance", type=float, default=0.0, metavar="PIXELS",
-                        help="simplify polygons by at most this (default: 0, nothing is lost)")  # fmt: skip
-    shapes.add_argument("--image-prefix", default="", metavar="TEXT", help="before file names of images")
+                        help="simplify polygons by at most this distance (default: 0)")  # fmt: skip
+    shapes.add_argument("--image-prefix", default="", metavar="TEXT", help="text before the file names of images")
     video = parser.add_argument_group("overlay and rgba")
-    video.add_argument("--style", choices=STYLES, help="overlay: default fill; popup: all else grey; matte: on black")
+    video.add_argument(
+        "--style", choices=STYLES, help="overlay: default fill; popup: the rest in grey; matte: on black"
+    )
     video.add_argument("--ids", action=argparse.BooleanOptionalAction, help="overlay: draw ids")
-    video.add_argument("--trails", type=int, default=0, metavar="N", help="overlay: the way of the last N frames")
-    video.add_argument("--effect", choices=EFFECTS, help="overlay: blur or pixelate --objects, or leave nothing else")
+    video.add_argument(
+        "--trails", type=int, default=0, metavar="N", help="overlay: paths of the objects over the last N frames"
+    )
+    video.add_argument("--effect", choices=EFFECTS, help="overlay: blur or pixelate --objects, or show nothing else")
     video.add_argument("--container", choices=CONTAINERS, default="png", help="rgba: PNGs, ProRes 4444, or VP9")
     video.add_argument("--fps", type=float, help="frames per second (default: the source's)")
 

@@ -15,7 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of results of infer --save-probs")
     parser.add_argument("--output", "-o", type=Path, required=True, metavar="DIR", help="folder of the new results")
     parser.add_argument(
-        "--coefficients", nargs="+", type=float, metavar="C", help="of the runs in their mean (default: equal)"
+        "--coefficients",
+        nargs="+",
+        type=float,
+        metavar="C",
+        help="coefficients of the runs in their mean (default: equal)",
     )
     parser.add_argument("--weights", dest="coefficients", action=Renamed, now="--coefficients", nargs="+", type=float)
     parser.add_argument(

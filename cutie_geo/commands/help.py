@@ -46,8 +46,8 @@ def add_common(parser: argparse.ArgumentParser, usage: str) -> Any:
 
 
 def add_shard(parser: Any, what: str) -> None:
-    """Add `--shard`, with `what` it partitions and what becomes of the parts."""
-    parser.add_argument("--shard", metavar="I/N", help=f"part I of N, from 1, {what}; for job arrays")
+    """Add `--shard`; `what` names the items that it partitions, and the handling of the parts."""
+    parser.add_argument("--shard", metavar="I/N", help=f"for job arrays: part I of N (from 1) {what}")
 
 
 def short_help(parser: argparse.ArgumentParser) -> str | None:

@@ -82,7 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--weights", default="auto", help="auto (cached or downloaded), none (random), or a file")
     how.add_argument("--models", nargs="+", metavar="NAME", help="ensemble of several models instead of --model")
     how.add_argument(
-        "--coefficients", nargs="+", type=float, metavar="C", help="of --models in their mean (default: equal)"
+        "--coefficients",
+        nargs="+",
+        type=float,
+        metavar="C",
+        help="coefficients of --models in their mean (default: equal)",
     )
     how.add_argument(
         "--model-weights", dest="coefficients", action=Renamed, now="--coefficients", nargs="+", type=float

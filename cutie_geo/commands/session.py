@@ -18,7 +18,7 @@ SHOWN = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="folder of the session")
-    parser.add_argument("--video", type=Path, help="where the video is now, if it was moved")
+    parser.add_argument("--video", type=Path, help="path of the video, if it was moved")
     parser.add_argument("--json", action="store_true", help="list as JSON")
     export = parser.add_argument_group("export")
     export.add_argument("--export", metavar="FORMAT", help="write the masks: davis, coco, cvat, ... as `export masks`")
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(session: "Session") -> list[str]:
-    """Return the list of what is in a session."""
+    """Return the lines that describe a session."""
     status = session.status()
     lines = [f"video: {session.video_name}, {status.frames} frames of {session.size[1]}x{session.size[0]}"]
     for object_id, name in status.objects.items():

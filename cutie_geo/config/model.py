@@ -70,11 +70,6 @@ class EncoderConfig:
         )
 
     @property
-    def is_hiera(self) -> bool:
-        """True if `vision` is a Hiera trunk."""
-        return self.vision.startswith("hiera")
-
-    @property
     def is_timm(self) -> bool:
         """True if `vision` is a backbone of timm."""
         return self.vision.startswith(TIMM)

@@ -1,6 +1,6 @@
 """Images in memory as frames: numpy arrays, PIL images and tensors."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +11,6 @@ from torch import Tensor
 from cutie_geo.config import require
 from cutie_geo.data.video import pil_rgb, to_tensor
 from cutie_geo.limits import require_pixels
-
-Color = Literal["rgb", "bgr"]
-"""Order of the colour channels of arrays and tensors; OpenCV's is "bgr"."""
 
 EXPECTED = (
     "expected a tensor (3, H, W) of floats in [0, 1] or uint8, an array (H, W, 3) of uint8, or a PIL image; "

@@ -102,7 +102,7 @@ def frame_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES, masks: 
 
 
 def real_path(path: Path) -> Path:
-    """Return a path without links. Of links that lead to themselves `Path.resolve` makes an error of its own."""
+    """Return a path without links. Unlike `Path.resolve`, it raises no error for links that lead to themselves."""
     return Path(os.path.realpath(path))
 
 
@@ -143,7 +143,7 @@ class FrameNames:
 
     @cached_property
     def _numbered(self) -> tuple[str, dict[int, str]]:
-        """Return the common prefix of all names and a mapping from number to name; empty if numbers are not unique."""
+        """Common prefix of all names, and a mapping from number to name; empty if numbers are not unique."""
         found = [match for name in self.names if (match := _NUMBERED.fullmatch(name))]
         numbers = {int(match[2]): match[0] for match in found}
         same = len({match[1] for match in found}) == 1

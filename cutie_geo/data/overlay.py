@@ -357,7 +357,7 @@ class OverlayWriter:
         return _add_stream(container, rate, height, width)
 
     def frame_of(self, image: UInt8[np.ndarray, "H W C"]) -> av.VideoFrame:
-        """Return a picture in the stream's pixel format."""
+        """Return an image in the stream's pixel format."""
         return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )

@@ -1,4 +1,4 @@
-"""The sound and the timing of a video file, copied into another one."""
+"""Copying of a video file's sound and timing into another file."""
 
 import logging
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from cutie_geo.data.video import FrameFolder, VideoFile
 log = logging.getLogger(__name__)
 
 COPIED = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
-"""Codecs that an MP4 file holds and that players know; sound of others is encoded anew."""
+"""Codecs that MP4 files and players support; sound in other codecs is encoded again."""
 ENCODER = "aac"
 RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 """Sample rates of `ENCODER`, in Hz; sound of other rates is resampled."""
@@ -25,12 +25,11 @@ EARLIEST = -0.1
 
 
 class SoundTrack:
-    """The first audio stream of a video file, without decoding where its codec allows that.
-
+    """First audio stream of a video file, copied without decoding if its codec allows that.
         with SoundTrack(path) as sound, OverlayWriter(output, fps, sound) as writer:
             writer.write(image)
 
-    `found` is False for a file without sound, of which nothing is copied. Damaged sound ends early, with a warning.
+    `found` is False for a file without sound. Damaged sound ends early, with a warning.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +64,7 @@ class SoundTrack:
         if not self.found:
             return
         self._container = container
-        if self._input.codec_context.codec.canonical_name in COPIED:  # a decoder may be called otherwise, as mp3float
+        if self._input.codec_context.codec.canonical_name in COPIED:  # a decoder's own name may differ: mp3float
             self._output = container.add_stream_from_template(self._input)
             self._packets = self._copied()
         else:
@@ -88,7 +87,7 @@ class SoundTrack:
             packet.stream = self._output
             try:
                 self._container.mux(packet)
-            except FFmpegError as error:  # such as times that do not increase
+            except FFmpegError as error:  # for example times that do not increase
                 self._give_up(error)
                 return
 
@@ -97,7 +96,7 @@ class SoundTrack:
         self._packets, self._waiting = iter(()), None
 
     def _next(self) -> Any:
-        """The next packet; None at the end, and where the sound is damaged."""
+        """Return the next packet; None at the end, or if the sound is damaged."""
         try:
             return next(self._packets, None)
         except FFmpegError as error:
@@ -105,7 +104,7 @@ class SoundTrack:
             return None
 
     def _give_up(self, error: FFmpegError) -> None:
-        """Leave the rest of the sound out: images matter more."""
+        """Leave out the rest of the sound; the images are still written."""
         log.warning("%s: the sound ends early, it is damaged: %s", self.path, error.strerror or error)
         self.finish()
 
@@ -120,14 +119,14 @@ class SoundTrack:
             yield packet
 
     def _encoded(self) -> Iterator[Any]:
-        """The sound in the codec of MP4 files, its times counted from the first image."""
+        """Yield the sound encoded for MP4 files, with times relative to the first image."""
         end = 0
         for frame in self._source.decode(self._input):
             if frame.pts is not None:
                 frame.pts -= round(self._start / frame.time_base)
                 if frame.pts < 0:
                     continue
-                # in samples, and one after the other: the encoder refuses frames that overlap by a coarse time base
+                # in samples and without overlap: a coarse time base makes frames overlap, which the encoder refuses
                 rate = frame.sample_rate
                 frame.pts = max(end, round(frame.pts * frame.time_base * rate))
                 frame.time_base = Fraction(1, rate)
@@ -137,12 +136,12 @@ class SoundTrack:
 
 
 def original_sound(source: FrameFolder | VideoFile | None, fps: float | None, opened: ExitStack) -> SoundTrack | None:
-    """Return the sound of a video file, opened until `opened` is left; None for other sources and another rate."""
+    """Return the sound of a video file, open until `opened` ends; None for other sources or another frame rate."""
     if type(source) is not VideoFile or fps not in (None, source.fps):
         return None
     return opened.enter_context(SoundTrack(source.path))
 
 
 def original_times(source: FrameFolder | VideoFile | None, fps: float | None) -> list[float] | None:
-    """Return the times of the frames of a video file; None for other sources and another rate."""
+    """Return the times of the frames of a video file; None for other sources or another frame rate."""
     return source.times if type(source) is VideoFile and fps in (None, source.fps) else None

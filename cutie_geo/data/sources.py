@@ -38,7 +38,7 @@ STDIN = "-"
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 """Schemes of URLs."""
 PROTOCOLS = "http,https,httpproxy,tcp,udp,tls,crypto,rtp,srtp,rtsp,rtsps,data"
-"""Protocols that FFmpeg may open for a URL: what a playlist names cannot be a local file."""
+"""Protocols that FFmpeg may open for a URL, so that a playlist cannot name a local file."""
 OPEN_SECONDS, READ_SECONDS = 10.0, 15.0
 """Time to wait for a connection and for its next packet."""
 GLOB = re.compile(r"[*?\[]")
@@ -49,7 +49,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @runtime_checkable
 class Source(Protocol):
-    """Protocol of what a `VideoRecord` reads instead of a file or folder."""
+    """Protocol of the sources that a `VideoRecord` reads instead of a file or folder."""
 
     @property
     def name(self) -> str:
@@ -143,7 +143,7 @@ class StreamAddress:
 
 
 def parse_source(text: str, raw: str | None = None) -> Path | StreamAddress:
-    """Return what a source on the command line names: a path, or the address of a stream.
+    """Parse a source on the command line to a path or the address of a stream.
 
     Args:
         text: a path, a camera's number, a URL, or `-` for standard input. A file named like a number is a file.
@@ -271,7 +271,7 @@ class MemoryFrames(NumberedVideo):
     """Any iterable of frames in memory as a video; each frame is read as `image_pixels` does.
 
     Raises:
-        ValueError: while iterating, with the frame's number, for what is not a frame or has another size.
+        ValueError: while iterating, with the frame's number, for items that are no frames or have another size.
     """
 
     files: tuple[Path, ...] = ()
@@ -383,7 +383,7 @@ def _decode_on(stream: Any, path: object) -> Iterator[Any]:
         for packet in stream.container.demux(stream):
             try:
                 frames = packet.decode()
-            except InvalidDataError:  # a lost packet; the stream goes on
+            except InvalidDataError:  # a lost packet; the stream continues
                 continue
             yield from (_upright_rgb(frame) for frame in frames if not frame.is_corrupt)
     except FFmpegError as error:

@@ -130,7 +130,7 @@ class VideoFile:
 
     @cached_property
     def _packets(self) -> float:
-        """Return the number of packets with data, an upper bound of the frames; infinity if they cannot be read."""
+        """Number of packets with data, an upper bound of the frames; infinity if they cannot be read."""
         try:
             with _video_stream(self.path) as stream:
                 return float(sum(packet.size > 0 for packet in stream.container.demux(stream)))

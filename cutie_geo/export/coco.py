@@ -28,7 +28,7 @@ def encode_rle(mask: Bool[np.ndarray, "H W"]) -> Rle:
 
 
 def write_coco(videos: Sequence[FinishedVideo], output: Path, options: ExportOptions) -> list[Path]:
-    """Write `instances.json`: an image for each frame, an annotation for each object seen on it.
+    """Write `instances.json`: an image for each frame, an annotation for each object visible on it.
 
     `track_id` is the object's id. Objects of one name share a category.
     """
@@ -69,7 +69,7 @@ def write_coco(videos: Sequence[FinishedVideo], output: Path, options: ExportOpt
 def write_youtubevis(videos: Sequence[FinishedVideo], output: Path, options: ExportOptions) -> list[Path]:
     """Write `instances.json`: an annotation for each object of a video, with run lengths for each frame.
 
-    `object_id` is the object's id; frames on which it isn't seen have null.
+    `object_id` is the object's id; frames on which it is not visible have null.
     """
     names = category_ids(videos, options)
     listed: list[dict[str, Any]] = []
@@ -101,7 +101,7 @@ def write_youtubevis(videos: Sequence[FinishedVideo], output: Path, options: Exp
 
 
 def category_ids(videos: Sequence[FinishedVideo], options: ExportOptions, first: int = 1) -> dict[str, int]:
-    """Return the number of each category, from `first` on, by the name of its objects, in the order of their ids."""
+    """Return the number of each category by name, counted from `first` in the order of the objects' ids."""
     objects = sorted({object_id for video in videos for object_id in options.chosen(video.objects)})
     names = dict.fromkeys(options.name(object_id) for object_id in objects)
     return {name: number for number, name in enumerate(names, start=first)}
@@ -119,6 +119,6 @@ def _segmentation(mask: Bool[np.ndarray, "H W"], options: ExportOptions) -> Rle 
 
 
 def _bbox(mask: Bool[np.ndarray, "H W"]) -> list[int]:
-    """x, y, width, height."""
+    """Return x, y, width and height of a mask's box."""
     x0, y0, x1, y1 = box_of(mask)
     return [x0, y0, x1 - x0, y1 - y0]

@@ -17,7 +17,6 @@ from cutie_geo.export.runs import FinishedVideo
 from cutie_geo.export.tables import box_of
 from cutie_geo.structures import ObjectId
 
-MAX_GROUP = 2**31 - 1
 Outline = Float[np.ndarray, "_ 2"]
 
 
@@ -25,8 +24,8 @@ def write_cvat(videos: Sequence[FinishedVideo], output: Path, options: ExportOpt
     """Write `<video>.xml` for each video. `group_id` of a track is the object's id.
 
     Polygons (the default): a track for each part of an object, largest first, with a key frame on each frame and
-    `outside` where there is no such part. Masks: a track for each mask, which is how CVAT itself writes masks; it
-    imports them as shapes of single frames.
+    `outside` on frames without this part. Masks: a track for each mask, as CVAT itself writes them; CVAT imports them
+    as shapes of single frames.
     """
     written = []
     for video in videos:
@@ -41,7 +40,7 @@ def write_cvat(videos: Sequence[FinishedVideo], output: Path, options: ExportOpt
 
 
 def _head(video: FinishedVideo, objects: Sequence[ObjectId], options: ExportOptions) -> Xml.Element:
-    """The file without tracks: what the task is, its labels, the size of the frames."""
+    """Return the document without tracks: task, labels and size of the frames."""
     root = Xml.Element("annotations")
     _text(root, "version", "1.1")
     task = Xml.SubElement(Xml.SubElement(root, "meta"), "task")
@@ -66,7 +65,7 @@ def _head(video: FinishedVideo, objects: Sequence[ObjectId], options: ExportOpti
 
 
 def _add_polygons(root: Xml.Element, video: FinishedVideo, objects: Sequence[ObjectId], options: ExportOptions) -> None:
-    """A track for each part of each object."""
+    """Add a track for each part of each object."""
     parts: dict[ObjectId, dict[int, list[Outline]]] = {object_id: {} for object_id in objects}
     for frame, labels in video.label_maps():
         for object_id in options.chosen(object_ids(labels)):
@@ -81,17 +80,17 @@ def _add_polygons(root: Xml.Element, video: FinishedVideo, objects: Sequence[Obj
                 rings = parts[object_id].get(place, [])
                 ring = rings[part] if part < len(rings) else None
                 if ring is None and last is None:
-                    continue  # it wasn't seen yet
+                    continue  # not visible yet, or marked as outside already
                 shown = ring if ring is not None else last
                 assert shown is not None
                 points = ";".join(f"{x:.2f},{y:.2f}" for x, y in shown)
                 _shape(track, "polygon", place, outside=ring is None, points=points)
-                last = shown if ring is not None else None  # outside is said once
+                last = shown if ring is not None else None  # `outside` is written once
     require(len(root) > 2, f"{video.name}: no object in the masks")
 
 
 def _add_masks(root: Xml.Element, video: FinishedVideo, objects: Sequence[ObjectId], options: ExportOptions) -> None:
-    """A track for each mask, which ends on the frame after it."""
+    """Add a track for each mask, which ends on the next frame."""
     last = max(video.positions.values())
     for frame, labels in video.label_maps():
         place = video.positions[frame]
@@ -106,7 +105,7 @@ def _add_masks(root: Xml.Element, video: FinishedVideo, objects: Sequence[Object
 
 
 def _mask_attributes(mask: Bool[np.ndarray, "H W"]) -> dict[str, str]:
-    """A mask's box, and its runs in there row by row, background first."""
+    """Return a mask's box, and its run lengths within the box row by row, background first."""
     x0, y0, x1, y1 = box_of(mask)
     pixels = mask[y0:y1, x0:x1].ravel()
     edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1

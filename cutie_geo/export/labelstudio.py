@@ -79,7 +79,7 @@ def _region(mask: Bool[np.ndarray, "H W"], object_id: ObjectId, options: ExportO
 
 
 def _config(names: dict[str, ObjectId]) -> bytes:
-    """The labelling interface that the tasks need."""
+    """Return the labelling interface for the tasks, as XML."""
     view = Xml.Element("View")
     Xml.SubElement(view, "Image", {"name": "image", "value": "$image", "zoom": "true"})
     labels = Xml.SubElement(view, "BrushLabels", {"name": "tag", "toName": "image"})

@@ -29,7 +29,7 @@ FORMATS: dict[str, Write] = {
     "overlay": write_overlays,
     "csv": write_csv,
 }
-"""What writes each format: from videos into a folder, returning the files."""
+"""Writers by format: each writes the masks of videos into a folder and returns the files."""
 
 
 def export_masks(
@@ -50,7 +50,7 @@ def export_masks(
     Args:
         run: a folder of results, its `Annotations`, or any folder of `<video>/<frame>.png`.
         format: one of `FORMATS`.
-        output: the folder to write into, made if it isn't there.
+        output: the folder to write into, created if missing.
         options: what is exported, and how.
         video: the frames, for formats that show them: a video file, a folder of frames, or a folder of such.
 
@@ -58,9 +58,9 @@ def export_masks(
         The files that were written.
 
     Raises:
-        ValueError: for an unknown format, a run without masks, objects that it doesn't have, and what the format cannot
-            hold.
-        OSError: naming a file that cannot be written.
+        ValueError: for an unknown format, a run without masks, unknown objects, and for masks that the format cannot
+            represent.
+        OSError: with the name of a file that cannot be written.
     """
     options = options or ExportOptions()
     require(format in FORMATS, f"--format: got {format}, expected one of {', '.join(FORMATS)}")
@@ -74,7 +74,7 @@ def export_masks(
 
 
 def require_apart(videos: Sequence[FinishedVideo], output: Path) -> None:
-    """Raise ValueError if an export would lie among the masks or frames that it is made from."""
+    """Raise ValueError if an export would be written among the masks or frames that it is made from."""
     place = real_path(output)
     for video in videos:
         folders = {real_path(path).parent for path in video.masks.values()}

@@ -1,7 +1,7 @@
 """Graphs of an exported model: the network's methods as functions of plain tensors.
 
-Tables have a fixed capacity, with what is filled as an input; the number of objects is free, and so are the sizes of
-the windows in which objects are decoded and encoded. Inputs and outputs are float32 whatever the precision.
+Tables have a fixed capacity, and a mask of the filled rows is an input. The number of objects is free, and so are the
+sizes of the windows in which objects are decoded and encoded. Inputs and outputs are float32 in every precision.
 """
 
 from collections.abc import Mapping
@@ -100,7 +100,7 @@ def only_pixel(pixel: Float[Tensor, "1 C h w"]) -> FrameFeatures:
 class Encode(Graph):
     """Everything of a frame that does not depend on memory.
 
-    `query` and `keys` are the two factors of similarity: what a frame asks, and what it answers once in memory. The
+    `query` and `keys` are the two factors of similarity: of the frame that reads, and of the frame in memory. The
     encoder's features follow if the model has a prompt head.
     """
 
@@ -310,7 +310,7 @@ class Look(Graph):
 class PromptMask(Graph):
     """Mask of one object from clicks, a box and the mask so far, at the size of the encoder's input.
 
-    `filled` says whether the box and the mask are given; clicks with label -1 are not.
+    `filled` is True for a box and for a mask that are used; clicks with label -1 are ignored.
     """
 
     outputs = ("logits", "quality")

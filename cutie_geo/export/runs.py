@@ -23,22 +23,22 @@ DEFAULT_FPS = 24.0
 
 @dataclass(frozen=True)
 class FinishedVideo:
-    """One video's masks, with what its run noted of it."""
+    """Masks of one video, with the facts that its run recorded."""
 
     name: str
     masks: Mapping[str, Path]
     """Mask files by frame name, in order."""
     presence: Mapping[ObjectId, Mapping[str, float]] = field(default_factory=dict)
-    """Score of each object by frame, 0 to 1, where the run noted one."""
+    """Presence score of each object by frame, 0 to 1, as far as the run recorded it."""
     source: FrameFolder | VideoFile | None = None
-    """The frames, where they are given."""
+    """Frames of the video, if available."""
 
     def labels(self, frame: str) -> Int32[np.ndarray, "H W"]:
-        """Return the label map of a frame. Raises ValueError naming its file."""
+        """Return the label map of a frame. Raises ValueError with the file name if it is damaged."""
         return read_labels(self.masks[frame], long_ids=True).labels
 
     def label_maps(self) -> Iterator[tuple[str, Int32[np.ndarray, "H W"]]]:
-        """Yield each frame's name and label map. Raises ValueError where they differ in size."""
+        """Yield each frame's name and label map. Raises ValueError if they differ in size."""
         for frame in self.masks:
             labels = self.labels(frame)
             require(
@@ -55,18 +55,18 @@ class FinishedVideo:
 
     @cached_property
     def objects(self) -> list[ObjectId]:
-        """Ids of all objects in the masks, ascending. Reads every mask, once."""
+        """Ids of all objects in the masks, ascending. The first access reads every mask."""
         return sorted({object_id for _, labels in self.label_maps() for object_id in object_ids(labels)})
 
     @cached_property
     def file_names(self) -> dict[str, str]:
-        """The name of each frame's image: that of its file, where the frames are a folder, else with `.jpg`."""
+        """Image file name of each frame: its own in a folder of frames, else the frame's name with `.jpg`."""
         files = self.source.files if isinstance(self.source, FrameFolder) else {}
         return {frame: files[frame].name if frame in files else f"{frame}.jpg" for frame in self.masks}
 
     @cached_property
     def positions(self) -> dict[str, int]:
-        """The place of each frame in its video, from 0 on; without the frames, its place among the masks."""
+        """Index of each frame in its video, from 0; without the frames, its index among the masks."""
         if isinstance(self.source, VideoFile):
             return {frame: int(frame) for frame in self.masks}
         names = self.masks if self.source is None else self.source.names
@@ -77,7 +77,7 @@ class FinishedVideo:
         """Yield each frame's name, RGB image, and label map if it has one.
 
         Raises:
-            ValueError: without a source, and where a mask has another size than its frame.
+            ValueError: without a source, and if a mask has another size than its frame.
         """
         if self.source is None:
             raise ValueError(f"{self.name}: no frames; give --video, the video or folder that the masks were made from")
@@ -102,8 +102,8 @@ def open_run(run: str | Path, video: str | Path | None = None) -> list[FinishedV
 
     Args:
         run: a folder of results, its folder of masks, any folder of `<video>/<frame>.png`, or one of `<frame>.png`.
-        video: the video or folder of frames that the masks were made from, or a folder of such; those of a single
-            video may be named otherwise.
+        video: the video or folder of frames that the masks were made from, or a folder of such; the name of a single
+            video may differ.
 
     Raises:
         ValueError: if there are no masks, or no frames for one of the videos.
@@ -123,7 +123,7 @@ def open_run(run: str | Path, video: str | Path | None = None) -> list[FinishedV
 
 
 def _sources(video: Path, folders: Mapping[str, Path]) -> dict[str, Path]:
-    """Where each video's frames are. Raises ValueError if those of one are missing."""
+    """Return the source of each video's frames. Raises ValueError if one is missing."""
     found = {record.name: record.source for record in discover(video)}
     if len(folders) == 1 and len(found) == 1:
         return dict(zip(folders, found.values()))
@@ -141,7 +141,7 @@ def _finished(name: str, folder: Path, note: Path, source: Path | None) -> Finis
 
 
 def _named(masks: Mapping[str, Path], source: FrameFolder | VideoFile, folder: Path) -> dict[str, Path]:
-    """Masks by the exact names of their frames. Raises ValueError for one without a frame."""
+    """Return the masks by the exact names of their frames. Raises ValueError for a mask without a frame."""
     names = None if source.names is None else FrameNames(source.names)
     named = {}
     for stem, path in masks.items():
@@ -159,7 +159,7 @@ def _named(masks: Mapping[str, Path], source: FrameFolder | VideoFile, folder: P
 
 
 def _presence(note: Path, masks: Mapping[str, Path]) -> dict[ObjectId, dict[str, float]]:
-    """The scores in a video's note, by object and frame; none where there is no valid note."""
+    """Return the scores in a video's note by object and frame; empty without a valid note."""
     try:
         content: Any = read_json(note)
     except (OSError, ValueError):

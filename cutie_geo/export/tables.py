@@ -1,4 +1,4 @@
-"""Boxes and areas by frame as CSV, and what formats of text have in common."""
+"""Boxes and areas by frame as CSV, and helpers of the text formats."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ COLUMNS = ("video", "frame", "object", "name", "x0", "y0", "x1", "y1", "area", "
 
 
 def box_of(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
-    """Return x0, y0, x1, y1 around a mask, half open: x1 and y1 are the first column and row behind it."""
+    """Return the box x0, y0, x1, y1 of a mask, half open: x1 and y1 are the first column and row outside."""
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     return x, y, x + width, y + height
 
@@ -31,9 +31,9 @@ def dump_json(content: Any) -> bytes:
 
 
 def write_csv(videos: Sequence[FinishedVideo], output: Path, options: ExportOptions) -> list[Path]:
-    """Write `boxes.csv`: a line for each frame and object. Where an object isn't seen, its area is 0 and its box empty.
+    """Write `boxes.csv`: a line for each frame and object. If it is not visible, its area is 0 and its box empty.
 
-    Scores are those that the run noted, and empty where it noted none.
+    Scores are those that the run recorded; missing ones are empty.
     """
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")

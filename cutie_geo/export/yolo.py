@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jaxtyping import Bool, Integer
+from jaxtyping import Integer
 from PIL import Image
 
 from cutie_geo.config import require
@@ -25,17 +25,14 @@ log = logging.getLogger(__name__)
 
 IMAGES = "images"
 WITHIN = 0.25
-"""Where in its pixel a point lies: programs that cut and programs that round both find the pixel again."""
+"""Position of a point within its pixel, from which programs that truncate and programs that round get the pixel."""
 JPEG_QUALITY = 95
 
 
 def write_yolo(videos: Sequence[FinishedVideo], output: Path, options: ExportOptions) -> list[Path]:
-    """Write `labels/<video>/<frame>.txt`, `data.yaml` and, where the frames are given, `images/<video>/`.
+    """Write `labels/<video>/<frame>.txt`, `data.yaml` and, if the frames are available, `images/<video>/`.
 
     Each object is a class, and each of its parts a line. Objects of one name share a class.
-
-    Raises:
-        ValueError: for videos in which an id stands for objects of different classes.
     """
     classes = category_ids(videos, options, first=0)
     objects = {i: classes[options.name(i)] for video in videos for i in options.chosen(video.objects)}
@@ -48,7 +45,8 @@ def write_yolo(videos: Sequence[FinishedVideo], output: Path, options: ExportOpt
             lines = []
             for object_id in options.chosen(object_ids(labels)):
                 mask = labels == object_id
-                lines += [_line(objects[object_id], ring, width, height) for ring in _rings(mask, options)]
+                rings = chains(mask, options.tolerance)
+                lines += [_line(objects[object_id], ring, width, height) for ring in rings]
             path = output / LABELS / video.name / f"{frame}.txt"
             write_bytes(path, "".join(lines).encode())
             written.append(path)
@@ -60,12 +58,8 @@ def write_yolo(videos: Sequence[FinishedVideo], output: Path, options: ExportOpt
     return [*written, output / DATA_FILE]
 
 
-def _rings(mask: Bool[np.ndarray, "H W"], options: ExportOptions) -> list[Integer[np.ndarray, "_ 2"]]:
-    return chains(mask, options.tolerance)
-
-
 def _line(label: int, ring: Integer[np.ndarray, "_ 2"], width: int, height: int) -> str:
-    """A class and its polygon in shares of the frame. Programs want three points, so that short rings repeat one."""
+    """Return the line of a class and its normalised polygon. Programs require three points; short rings repeat one."""
     require(width > 0 and height > 0, f"yolo: got a frame of {width}x{height}")
     ring = np.concatenate([ring, np.repeat(ring[-1:], max(0, 3 - len(ring)), axis=0)])
     shares = (ring + WITHIN) / [width, height]
@@ -73,7 +67,7 @@ def _line(label: int, ring: Integer[np.ndarray, "_ 2"], width: int, height: int)
 
 
 def _copy_images(video: FinishedVideo, folder: Path) -> None:
-    """Write the frames that have masks: files as they are, frames of a video file as JPEG."""
+    """Write the frames with masks: copies of image files, or frames of a video file as JPEG."""
     if isinstance(video.source, FrameFolder):
         for frame in video.masks:
             source = video.source.files[frame]

@@ -49,14 +49,14 @@ class Fusion:
         reports = [_report(run, video) for run in runs]
         self.frames: list[str] = reports[0]["frames"]
         for run, report in zip(runs[1:], reports[1:]):
-            other = next((a for a, b in zip(self.frames, report["frames"]) if a != b), "the number of them")
+            other = next((f"from {a} on" for a, b in zip(self.frames, report["frames"]) if a != b), "in number")
             same = report["frames"] == self.frames
-            require(same, f"{run.root}: {video}: other frames than in {runs[0].root}, from {other} on")
+            require(same, f"{run.root}: {video}: frames differ from those in {runs[0].root}, {other}")
         require(bool(self.frames), f"{runs[0].root}: {video}: no frames")
         first = read_labels(runs[0].labels(video, self.frames[0]), long_ids=True)
         self.palette, self.long_ids = first.palette, first.long_ids
-        told = [{name: report.get(name) for name in ("settings", "input", "frames")} for report in reports]
-        self.input = {"runs": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}
+        facts = [{name: report.get(name) for name in ("settings", "input", "frames")} for report in reports]
+        self.input = {"runs": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}
 
     def frame(self, name: str, weights: Sequence[float]) -> tuple[Float32[np.ndarray, "N1 H W"], tuple[ObjectId, ...]]:
         """Return the weighted mean of a frame's probabilities, and the object ids of its channels after the first.

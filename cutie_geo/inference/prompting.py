@@ -1,4 +1,4 @@
-"""What turns the clicks and boxes of one frame into a mask, whatever the network behind it."""
+"""Protocols of predictors of masks from the clicks and boxes of one frame, and functions that they share."""
 
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable

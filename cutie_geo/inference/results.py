@@ -319,7 +319,7 @@ def require_valid(report: Report, path: Path) -> None:
         require_name(frame, f"{path}: frames")
 
 
-# --------------------------------------------------------------------------------------------------- what came before
+# ------------------------------------------------------------------------------------------------------ earlier results
 def refuse_other_settings(results: Results, records: Iterable[VideoRecord], options: RunOptions) -> None:
     """Raise ValueError if a finished video has other settings or inputs, unless `overwrite` is set."""
     for record in records:

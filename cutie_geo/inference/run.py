@@ -1,9 +1,11 @@
 """Resumable segmentation of many videos, in which a failed video does not affect the others."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from av.error import FFmpegError
@@ -82,27 +84,35 @@ def _complete_or_attempt(run: VideoRun, record: VideoRecord, line: int, several:
         complete = None if run.options.overwrite else run.results.complete(record.name, run.options)
         if complete is not None:
             return complete | {"skipped": True}
-        report = _attempt(run, record, line + several, leave=not several)
+        segment = partial(segment_record, run, record, line + several, not several)
+        report = attempt(segment, run.results, record.name, run.models)
     if "error" in report and several:
         log.error("%s", report["error"])
     return report
 
 
-def _attempt(run: VideoRun, record: VideoRecord, line: int, leave: bool) -> Report:
-    """Segment a video and write its report, even if it fails."""
+def attempt(process: Callable[[], Report], results: Results, name: str, models: Iterable[Any]) -> Report:
+    """Process a video and write its report, even if it fails.
+
+    Args:
+        process: Processes the video and returns its report.
+        results: Folder of results.
+        name: Name of the video.
+        models: Networks that `process` uses.
+    """
     try:
-        report = segment_record(run, record, line, leave)
-        run.results.keep(report)
+        report = process()
+        results.keep(report)
         return report
     except Exception as error:
-        report = {"video": record.name, "error": reason(error, record.name)}
+        report = {"video": name, "error": reason(error, name)}
         if not (is_out_of_memory(error) or isinstance(error, (ValueError, OSError, FFmpegError))):
-            log.exception("%s: unexpected error, probably a bug", record.name)
+            log.exception("%s: unexpected error, probably a bug", name)
     # here the error no longer references the video's tensors
-    if any(model.device.type == "cuda" for model in run.models):
+    if any(model.device.type == "cuda" for model in models):
         torch.cuda.empty_cache()
     try:
-        run.results.keep_failure(report)
+        results.keep_failure(report)
     except OSError as error:  # for example a full disk; the caller still gets the report
-        log.debug("%s: %s", run.results.note(record.name), error)
+        log.debug("%s: %s", results.note(name), error)
     return report

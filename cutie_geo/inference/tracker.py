@@ -238,7 +238,7 @@ class Tracker:
         assert self.last_mask is not None
         if corrected:
             self.memory.correct(features, self.last_mask[:, : len(self.memory.ids)], corrected)
-        sensory = self.memory.sensory_for(ids, self.model.empty_sensory(features, len(ids)))
+        sensory = self.memory.sensory_with(self.model.empty_sensory(features, len(ids)))
         with self.model.autocast():
             several = len(ids) > 1 and self.config.full_frame_every != 1  # one object gains nothing from a window
             windows = mask_windows(self.last_mask) if several else None

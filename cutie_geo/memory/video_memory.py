@@ -42,8 +42,8 @@ class VideoMemory:
         for bank, bank_usage in zip(self.banks, usage, strict=True):
             bank.count_usage(bank_usage)
 
-    def sensory_for(self, ids: Sequence[ObjectId], empty: Float[Tensor, "1 N C h w"]) -> Float[Tensor, "1 N C h w"]:
-        """Return the sensory memory of `ids`, which start with all tracked objects; new objects get that of `empty`."""
+    def sensory_with(self, empty: Float[Tensor, "1 N C h w"]) -> Float[Tensor, "1 N C h w"]:
+        """Return sensory memory of N objects, the tracked ones first; new objects get that of `empty`."""
         if self.sensory is None:
             return empty
         return torch.cat([self.sensory, empty[:, len(self.ids) :]], dim=1)

@@ -22,7 +22,7 @@ MAPS = 2 * len(REACHES) + 3
 HEADS, BLOCKS, EXPANSION = 4, 4, 2
 """Attention heads, number and width factor of the blocks at stride 16."""
 OUTSIDE = -1.0
-"""Similarity, and value of the maps, where there is nothing to compare with."""
+"""Similarity, and value of the maps, if there is nothing to compare with."""
 Size = tuple[int | torch.SymInt, int | torch.SymInt]
 """Height and width; symbols while graphs of any size are exported."""
 

@@ -46,7 +46,7 @@ class Bank:
         about = model.description
         rows, self.frame_tokens = about.capacity, about.tokens
         self.ids = list(ids)
-        self.most_permanent, self.most_recent = about.permanent_frames, about.max_mem_frames - 1
+        self.most_permanent = about.permanent_frames
         self.permanent, self.recent = permanent, recent
         """Numbers of frames written so far; more recent ones than fit replace the oldest."""
         self.keys = np.zeros((rows, int(about.shape("encode", "keys")[1])), np.float32)

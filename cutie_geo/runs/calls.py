@@ -232,7 +232,7 @@ def _results(
 
 
 def _source(source: Any, color: str, raw: str | None) -> Path | list[Path] | Source:
-    """Return what a user's source stands for. Raises ValueError for other types."""
+    """Resolve a user's source to paths, a stream or frames. Raises ValueError for other types."""
     if isinstance(source, (StreamAddress, MemoryFrames)):
         return source
     if isinstance(source, bool) or source is None:

@@ -209,7 +209,7 @@ def _read(item: Item) -> tuple[np.ndarray, np.ndarray]:
     return image, labels
 
 
-def _objects(item: Item, labels: np.ndarray) -> list[int]:
+def _objects(labels: np.ndarray) -> list[int]:
     """Return the ids of the objects to score, the largest first; a mask with one value has one object."""
     counts = {i: int((labels == i).sum()) for i in object_ids(labels)}
     if VOID in counts and len(counts) > 1:
@@ -223,7 +223,7 @@ def _score_items(prompter: FramePrompter, items: Sequence[Item], most: int) -> I
         image, labels = _read(item)
         encoded = prompter.encode(_tensor(image))
         found = []
-        for object_id in _objects(item, labels):
+        for object_id in _objects(labels):
             ignore = (labels == VOID) if object_id != VOID else None
             truth = labels == object_id
             score, _ = score_object(predictor(prompter, encoded), truth, ignore, most)

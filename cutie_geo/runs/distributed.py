@@ -187,6 +187,6 @@ def connected() -> Iterator[None]:
         if not LOST.search(str(error)):
             raise
         raise ValueError(
-            f"another process of this launch has ended early: {one_line(error)}; what is complete is kept, and the "
+            f"another process of this launch has ended early: {one_line(error)}; complete results are kept, and the "
             "same command resumes"
         ) from error

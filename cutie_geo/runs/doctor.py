@@ -133,8 +133,9 @@ def check_weights() -> Section:
             section.advice.append(f"{name} is {state}: cutie-geo download {name}{force}")
     section.facts |= (models := _model_states(weights, states, section))
     if lacking := [model for model, fact in models.items() if fact != "ready"]:
+        names = ", ".join(lacking)
         section.advice.append(
-            f"cutie-geo download MODEL gets what is missing of {', '.join(lacking)}; you need only those that you use"
+            f"cutie-geo download MODEL gets the missing files of {names}; you need those of your model only"
         )
     return section
 
@@ -190,7 +191,7 @@ def check_example() -> Section:
     for kind, folder in folders.items():
         section.facts[kind] = len(list(folder.iterdir())) if folder.is_dir() else 0
     if not all(section.facts.values()):
-        section.advice.append("the bundled example is missing: install the package anew")
+        section.advice.append("the bundled example is missing: install the package again")
     return section
 
 
@@ -240,7 +241,7 @@ def check_data(root: Path, name: str | None, deep: bool = False, wings: Iterable
     names = [name] if name else [each for each in checks.checkable_names(labelled) if not each.startswith(checks.OWN)]
     found = checks.check(names, root, deep, os.cpu_count() or 1, watch, labelled)
     readable = {each: findings for each, findings in found.items() if findings.usable}
-    if not name and not readable:  # own videos may lie in nearly any folder, so that this layout comes last
+    if not name and not readable:  # own videos may be in nearly any folder, so this layout is tried last
         own = checks.check([checks.OWN], root, deep, os.cpu_count() or 1, watch, labelled)
         readable = {each: findings for each, findings in own.items() if findings.usable}
     # a root can fit several names; those that it does not fit at all are left out

@@ -1,8 +1,6 @@
 """Inference on videos as one library call: find videos, load models, segment, write run.json."""
 
 import logging
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -42,7 +40,7 @@ from cutie_geo.interrupts import StopOnInterrupt
 from cutie_geo.limits import require_threads
 from cutie_geo.runs.compiling import compile_parts
 from cutie_geo.runs.distributed import Processes
-from cutie_geo.runs.machine import device_name, versions
+from cutie_geo.runs.machine import run_facts
 from cutie_geo.runs.models import VideoModel, family_named, load_any, model_settings
 from cutie_geo.runs.threads import default_encode_threads, default_lookahead, require_encode_threads
 from cutie_geo.runs.viewer import Viewer, require_window
@@ -121,12 +119,12 @@ class InferOptions:
 
     @property
     def is_live(self) -> bool:
-        """Return True if the source is read without an end."""
+        """True if the source is read without an end."""
         return self.live or (isinstance(self.video, StreamAddress) and self.video.is_endless)
 
     @property
     def is_example(self) -> bool:
-        """Return True if the bundled example is segmented."""
+        """True if the bundled example is segmented."""
         return self.video is None and self.dataset is None
 
 
@@ -170,7 +168,7 @@ def infer(job: InferOptions) -> Outcome:
     if job.compile:
         for model in models:
             compile_parts(model.compilable(), model.device)
-    settings = [model_settings(name, weights, job.overrides, model) for name, model in zip(job.models, models)]
+    settings = [model_settings(name, weights, model) for name, model in zip(job.models, models)]
     options = replace(
         resolve_options(models, options),
         settings=settings[0] if len(settings) == 1 else {"members": settings},
@@ -394,17 +392,9 @@ def _summary(
 ) -> Report:
     """Return the content of run.json, with the results of earlier calls in the same folder."""
     videos = results.reports() | {report["video"]: report for report in reports if BUSY not in report}
-    settings = options.fingerprint()
-    for name, report in videos.items():
-        same = report.get("settings") == settings
-        videos[name] = {key: value for key, value in report.items() if not (same and key == "settings")}
     return {
         "command": [without_secrets(word) for word in job.command],
         "model": job.models[0] if len(models) == 1 else list(job.models),
         "weights": weights,
-        "settings": settings,
-        "versions": versions(),
-        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
-        "device": "; ".join(dict.fromkeys(device_name(model.device) for model in models)),
-        "videos": videos,
+        **run_facts(options.fingerprint(), models, videos),
     }

@@ -61,7 +61,7 @@ class InteractiveOptions:
 
 @runtime_checkable
 class BenchmarkSession(Protocol):
-    """What the benchmark does with a `Session`; the methods are described there."""
+    """Protocol of the methods of `Session` that the benchmark calls."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -131,7 +131,7 @@ def measure(
         masks: True masks by frame name; frames without one are not scored.
         model: Network that propagates.
         options: Options of the benchmark.
-        prompter: What turns boxes and clicks into masks.
+        prompter: Predictor of masks from boxes and clicks.
     """
     with Session(
         frames, model, prompter=prompter, tracker=TrackerConfig(max_internal_size=options.max_internal_size)

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ VERSIONS = (
 
 def device_name(device: Any) -> str:
     """Return a torch device with the name of its GPU."""
-    torch = sys.modules["torch"]  # whoever has a device has torch
+    torch = sys.modules["torch"]  # imported already, since there is a device
     return f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
 
 
@@ -50,8 +51,28 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
+def run_facts(settings: Any, models: Iterable[Any], videos: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the entries of run.json that all runs share; reports do not repeat `settings`.
+
+    Args:
+        settings: Settings of the run.
+        models: Networks, for their devices.
+        videos: Reports by video, also those of earlier calls.
+    """
+    for name, report in videos.items():
+        same = report.get("settings") == settings
+        videos[name] = {key: value for key, value in report.items() if not (same and key == "settings")}
+    return {
+        "settings": settings,
+        "versions": versions(),
+        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
+        "device": "; ".join(dict.fromkeys(device_name(model.device) for model in models)),
+        "videos": videos,
+    }
+
+
 def describe_machine(device: Any) -> dict[str, str]:
-    """Return what measurements on a torch device are printed and stored with."""
+    """Return device, processor and versions, which are printed and stored with measurements."""
     threads = sys.modules["torch"].get_num_threads()
     return {
         "device": device_name(device),

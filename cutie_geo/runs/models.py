@@ -1,7 +1,7 @@
 """Loading of models of any family by name; importing this module registers every family."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -125,8 +125,8 @@ def load_any(
     return family_named(name).load(name, weights, device, precision, overrides)
 
 
-def model_settings(name: str, weights: str, overrides: Sequence[str], model: VideoModel) -> dict[str, Any]:
-    """Return what the results of a loaded model depend on: configuration, digests of weights, precision, device."""
+def model_settings(name: str, weights: str, model: VideoModel) -> dict[str, Any]:
+    """Return the settings that determine a loaded model's results: configuration, digests, precision, device."""
     named = weights == "none" or (weights == "auto" and not is_checkpoint(name))
     file = model.loaded_from
     return {

@@ -1,4 +1,4 @@
-"""Prompt masks: loading of what makes them, and masks of prompts without tracking."""
+"""Loading of predictors of masks from prompts, and masks of prompts without tracking."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,6 @@ from cutie_geo.structures import Frame, ObjectId
 
 PICTURES = "pictures"
 """Subfolder of overlay images with masks and prompts."""
-
-
 HEAD = "prompt head"
 """Name of a model's own prompt head in run.json."""
 
@@ -42,12 +40,12 @@ HEAD = "prompt head"
 def load_prompter(
     models: Sequence[VideoModel], name: str | None = None, weights: str = "auto", max_internal_size: int | None = None
 ) -> tuple[Prompter | HeadPrompter | OnnxPrompter, Report]:
-    """Load what makes masks of prompts: the trained prompt head of a model, or else a SAM 2.
+    """Load the predictor of masks from prompts: the trained prompt head of a model, or else a SAM 2.
 
     Args:
-        models: models of the run. The first with a trained prompt head is used. Without one, a SAM 2 among them is, or
-            the one whose trunk a single model has, which is shared then.
-        name: the SAM 2 to use instead.
+        models: models of the run. The first one with a trained prompt head is used. Without one, a SAM 2 among them is
+            used, or the SAM 2 whose trunk a single model has and shares.
+        name: name of a SAM 2 to use instead.
         weights: its weights, as for `load_model`.
         max_internal_size: size at which a prompt head sees a frame that the tracker has not encoded. None: the model's.
 
@@ -72,7 +70,7 @@ def load_prompter(
 
 
 def turns_prompts_into_masks(model: VideoModel) -> bool:
-    """Return True if a model needs no other one for prompts: a SAM 2, or one with a trained prompt head."""
+    """Return True if a model predicts masks from prompts itself: a SAM 2, or a model with a trained prompt head."""
     return has_prompt_head(model) or _sam2_of([model]) is not None
 
 
@@ -98,11 +96,11 @@ def _describe(name: str, file: Path | None, shares_trunk: bool) -> Report:
 def load_frame_prompter(
     model: VideoModel, name: str | None = None, weights: str = "auto", max_internal_size: int | None = None
 ) -> FramePrompter:
-    """Load what turns the clicks and boxes of a frame into masks: the trained prompt head of the model, or a SAM 2.
+    """Load the predictor of masks from clicks and boxes: the trained prompt head of the model, or a SAM 2.
 
     Args:
-        model: model that segments the video. If it is a SAM 2, that is used.
-        name: the SAM 2 to use instead.
+        model: model that segments the video. If it is a SAM 2, it is used.
+        name: name of a SAM 2 to use instead.
         weights: its weights, as for `load_model`.
         max_internal_size: size at which a prompt head sees frames. None: the model's.
     """

@@ -35,7 +35,7 @@ class Session(VideoSession):
     """Annotation of the objects of one video, on disk: prompts, propagation, corrections, approval, undo.
 
     Every action is on disk when the method returns. A session that was closed, or whose process was killed, is opened
-    again with `Session.load`, or with the same arguments, and goes on with the same numbers.
+    again with `Session.load` or with the same arguments, and continues with equal results.
 
     >>> import cutie_geo, numpy as np
     >>> session = cutie_geo.Session(cutie_geo.example_frames())
@@ -51,7 +51,7 @@ class Session(VideoSession):
         video: Video file or folder of frames.
         model: Name of a model as for `load_model`, or a network. It is loaded when a propagation needs it.
         folder: Folder of the session, created if it is missing; None for a temporary one.
-        prompter: What turns clicks and boxes into masks; None loads the model's own when a prompt needs it.
+        prompter: Predictor of masks from clicks and boxes; None loads the model's own when a prompt needs it.
         weights: As for `load_model`.
         device: As for `load_model`.
         precision: As for `load_model`.
@@ -126,7 +126,7 @@ class Session(VideoSession):
 
         Args:
             folder: Folder of the session.
-            video: Where the video lies now, if it was moved.
+            video: Path of the video, if it was moved.
             model: Another model; needed if the session was made with a network instead of a name.
             prompter: As for `Session`.
             weights: Other weights.
@@ -181,7 +181,7 @@ class Session(VideoSession):
             The files that were written.
 
         Raises:
-            ValueError: For an unknown format, without any mask, and for what the format cannot hold.
+            ValueError: For an unknown format, without any mask, and for masks that the format cannot represent.
         """
         if stale := self.status().stale:
             log.warning("%s: masks of %d frames are stale; propagate before exporting", self.folder, len(stale))
@@ -245,7 +245,7 @@ class Session(VideoSession):
         if not isinstance(self._chosen, str):
             return self._chosen
         model = self._named_model(self._chosen)
-        settings = json.loads(json.dumps(model_settings(self._chosen, self._weights, (), model)))  # as it is stored
+        settings = json.loads(json.dumps(model_settings(self._chosen, self._weights, model)))  # as it is stored
         before = self._store.meta.get("settings")
         if before != settings:
             if before is not None:

@@ -75,7 +75,7 @@ def _require_output(output: Path, results: Path) -> None:
     require(output.suffix == ".zip", f"--output: got {output}, expected the name of a .zip file")
     require(not output.is_dir(), f"--output: {output} is a folder, expected the name of a .zip file")
     inside = output.resolve().is_relative_to(results.resolve())
-    require(not inside, f"--output: {output} lies in the folder of results, expected a place outside")
+    require(not inside, f"--output: got {output}, which is in the folder of results; expected a path outside of it")
 
 
 def _problems(server: Server, found: Sequence[VideoRecord], results: Path, workers: int) -> list[str]:

@@ -277,7 +277,7 @@ def _train_in(folder: RunFolder, options: TrainOptions, config: TrainConfig, acc
     if content is not None and checkpoint is not None:
         restore(state, content, checkpoint)
         begin_at(run.bar, state.step)
-    facts = _facts(options, config, model, dataset, accelerator)
+    facts = _facts(options, model, dataset, accelerator)
     if checkpoint is not None:  # keep the origin of the resumed run
         facts["started_from"] = folder.started_from()
     if accelerator.is_main_process:
@@ -431,9 +431,7 @@ def _state(trainable: Trainable, model: Network) -> TrainState:
     return state
 
 
-def _facts(
-    options: TrainOptions, config: TrainConfig, model: Network, dataset: ClipDataset, accelerator: Accelerator
-) -> dict[str, Any]:
+def _facts(options: TrainOptions, model: Network, dataset: ClipDataset, accelerator: Accelerator) -> dict[str, Any]:
     """Return further facts that determine the result of a run."""
     return {
         "command": options.command,

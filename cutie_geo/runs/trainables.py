@@ -1,4 +1,4 @@
-"""Choose what a stage trains."""
+"""Selection of the trainable of a stage."""
 
 from collections.abc import Sequence
 

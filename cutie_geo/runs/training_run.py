@@ -147,12 +147,12 @@ class ScoreHistory:
 
     @property
     def best(self) -> tuple[int, float, dict[str, float]]:
-        """Return the first of the best validations."""
+        """First of the best validations."""
         return max(self.scores, key=lambda score: score[1])
 
     @property
     def since_best(self) -> int:
-        """Return the number of validations after the best one."""
+        """Number of validations after the best one."""
         return len(self.scores) - 1 - self.scores.index(self.best)
 
     def add(self, step: int, mean: float, videos: dict[str, float]) -> bool:
@@ -284,8 +284,6 @@ class RunHooks:
         self.config, self.accelerator, self.folder = config, accelerator, folder
         self.state, self.steps = state, steps
         self.stop = StopSignal()
-        self.saved_step: int | None = None
-        """Step of the newest checkpoint of this run."""
         self._lost = 0
         self.bar: tqdm = progress(steps, config.stage, "step", show=accelerator.is_main_process)
         begin_at(self.bar, state.step)
@@ -308,7 +306,7 @@ class RunHooks:
                 outcome = (error.errno, error.strerror, error.filename)
         outcome = self.from_main(outcome)
         if outcome is None:
-            self.saved_step, self._lost = state.step, 0
+            self._lost = 0
             return
         self._lost += 1
         errno, text, path = outcome
@@ -353,7 +351,7 @@ class TrainingRun(RunHooks):
 
     @property
     def ended_early(self) -> bool:
-        """Return True if `validation.patience` is exhausted."""
+        """True if `validation.patience` is exhausted."""
         patience = self.config.validation.patience
         return bool(patience and self.history is not None and self.history.since_best >= patience)
 

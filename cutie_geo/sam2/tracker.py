@@ -61,7 +61,7 @@ class Reach(NamedTuple):
         return now - frame < self.pointers
 
 
-class Remembered(NamedTuple):
+class MemoryEntry(NamedTuple):
     """Memory entry of one frame for one object."""
 
     pointer: Float[Tensor, "1 C"]
@@ -73,9 +73,9 @@ class Remembered(NamedTuple):
 class ObjectMemory:
     """Memory of one object, by frame index."""
 
-    given: dict[int, Remembered] = field(default_factory=dict)
+    given: dict[int, MemoryEntry] = field(default_factory=dict)
     """Entries of prompted frames, which have an input mask of the object."""
-    recent: dict[int, Remembered] = field(default_factory=dict)
+    recent: dict[int, MemoryEntry] = field(default_factory=dict)
     """Entries of predicted frames."""
 
     corrected: set[int] = field(default_factory=set)
@@ -102,14 +102,14 @@ class ObjectMemory:
         self.recent = _within(self.recent, now, reach)
 
 
-class Found(NamedTuple):
+class ObjectOutput(NamedTuple):
     """Output of the network for one object on one frame."""
 
     logits: Float[Tensor, "1 1 h w"]
     """Mask logits, at a quarter of the size of the square."""
     score: Float[Tensor, "1 1"]
     """Object score: logit of the object's presence in the frame."""
-    memory: Remembered
+    memory: MemoryEntry
 
 
 class Sam2Tracker:
@@ -256,15 +256,15 @@ class Sam2Tracker:
             "storage_device": self.model.device,
         }
 
-    def _follow(self, state: dict[str, Any], ids: Sequence[ObjectId]) -> dict[ObjectId, Found]:
+    def _follow(self, state: dict[str, Any], ids: Sequence[ObjectId]) -> dict[ObjectId, ObjectOutput]:
         """Predict the tracked objects `ids` on the new frame."""
-        found: dict[ObjectId, Found] = {}
+        found: dict[ObjectId, ObjectOutput] = {}
         for group in self._groups(ids):
             memory = self._together([self.memories[i] for i in group])
             found |= zip(group, self._run(state, len(group), output_dict=memory, run_mem_encoder=True))
         return found
 
-    def _accept(self, state: dict[str, Any], given: MaskChannels) -> dict[ObjectId, Found]:
+    def _accept(self, state: dict[str, Any], given: MaskChannels) -> dict[ObjectId, ObjectOutput]:
         """Run the objects of an input mask on the new frame, without their memory."""
         side, found = self.model.side, {}
         square = interpolate(given.masks[:, None], (side, side), mode="bilinear", align_corners=False, antialias=True)
@@ -274,7 +274,7 @@ class Sam2Tracker:
             found |= zip((given.ids[k] for k in part.tolist()), outcome)
         return found
 
-    def _run(self, state: dict[str, Any], count: int, **options: Any) -> list[Found]:
+    def _run(self, state: dict[str, Any], count: int, **options: Any) -> list[ObjectOutput]:
         """Run the package's predictor on a batch of `count` objects."""
         network, frame = self.model.network, self.frame + 1
         options = {"output_dict": {}, "is_init_cond_frame": False, "mask_inputs": None} | options
@@ -289,9 +289,9 @@ class Sam2Tracker:
         rows = [slice(k, k + 1) for k in range(count)]
         # copies, so that an entry does not keep those of other objects in memory
         memories = [
-            Remembered(output["obj_ptr"][row].clone(), None if maps is None else maps[row].clone()) for row in rows
+            MemoryEntry(output["obj_ptr"][row].clone(), None if maps is None else maps[row].clone()) for row in rows
         ]
-        return [Found(masks[row], score[row].clone(), memory) for row, memory in zip(rows, memories)]
+        return [ObjectOutput(masks[row], score[row].clone(), memory) for row, memory in zip(rows, memories)]
 
     def _groups(self, ids: Sequence[ObjectId]) -> Iterator[list[ObjectId]]:
         """Yield groups of objects that are batched."""
@@ -310,7 +310,7 @@ class Sam2Tracker:
         first, positions = memories[0], self._constants.get("maskmem_pos_enc", ())
         shared = [x.expand(len(memories), -1, -1, -1) for x in positions]
 
-        def batch(parts: list[Remembered]) -> dict[str, Any]:
+        def batch(parts: list[MemoryEntry]) -> dict[str, Any]:
             maps = [part.map for part in parts if part.map is not None]
             return {
                 "maskmem_features": torch.cat(maps) if maps else None,
@@ -326,7 +326,7 @@ class Sam2Tracker:
     def _commit(
         self,
         size: tuple[int, int],
-        found: dict[ObjectId, Found],
+        found: dict[ObjectId, ObjectOutput],
         given: Sequence[ObjectId],
         corrected: Sequence[ObjectId],
     ) -> None:
@@ -413,7 +413,7 @@ def to_probs(logits: Float[Tensor, "N H W"]) -> Float[Tensor, "N1 H W"]:
     return torch.cat([logits.new_zeros(1, *logits.shape[1:]), logits]).softmax(dim=0)
 
 
-def _within(frames: dict[int, Remembered], now: int, reach: Reach) -> dict[int, Remembered]:
+def _within(frames: dict[int, MemoryEntry], now: int, reach: Reach) -> dict[int, MemoryEntry]:
     """Return the entries that frame `now` or a later one reads."""
     kept = {}
     for t, one in frames.items():

@@ -123,8 +123,8 @@ def match_loss(
         for t in range(1, key.shape[1]):
             past = (key[:, :t].flatten(1, 2).float(), shrinkage[:, :t].flatten(1, 2).float())
             weight = similarity(key[:, t].float(), selection[:, t].float(), *past).softmax(dim=-1)
-            told = weight @ masks[:, :t].flatten(1, 2)
-            losses.append(-(masks[:, t] * (told + NEVER).log()).sum(-1).mean(-1))
+            readout = weight @ masks[:, :t].flatten(1, 2)
+            losses.append(-(masks[:, t] * (readout + NEVER).log()).sum(-1).mean(-1))
         return torch.stack(losses).sum(0)
 
 

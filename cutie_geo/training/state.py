@@ -342,7 +342,7 @@ def resumed(resume: str, checkpoints: Checkpoints) -> tuple[Path | None, dict[st
             return path, read_state(path)
         except ValueError as error:
             log.warning("%s; using the checkpoint before it", error)
-    advice = "remove them to start anew, or name a copy with --resume"
+    advice = "remove them to start again, or name a copy with --resume"
     require(not found, f"{checkpoints.root}: every checkpoint is damaged; {advice}")
     return None, None
 
@@ -355,9 +355,9 @@ def require_same(saved: Mapping[str, Any], config: AnyConfig, where: Path) -> No
     """
     ours, theirs = flatten(to_plain(config)), flatten(_with_defaults(saved, config))
     changed = [key for key in (ours | theirs) if ours.get(key) != theirs.get(key) and key.split(".")[0] not in FREE]
-    told = "; ".join(f"{key} {theirs.get(key)!r}, expected {ours.get(key)!r}" for key in changed[:8])
+    differences = "; ".join(f"{key} {theirs.get(key)!r}, expected {ours.get(key)!r}" for key in changed[:8])
     more = f" and {len(changed) - 8} more" if len(changed) > 8 else ""
-    require(not changed, f"{where}: a checkpoint of another configuration: got {told}{more}")
+    require(not changed, f"{where}: a checkpoint of another configuration: got {differences}{more}")
 
 
 def _with_defaults(saved: Mapping[str, Any], config: AnyConfig) -> Mapping[str, Any]:

@@ -153,9 +153,11 @@ def encode_with_depth(
     clip are similar.
     """
     clips, length = images.shape[:2]
-    told = [b * length for b in chosen]
-    order = torch.tensor(told + [i for i in range(clips * length) if i not in told], device=images.device)
-    with_depth, without = images.flatten(0, 1)[order].tensor_split([len(told)])
+    first_frames = [b * length for b in chosen]
+    order = torch.tensor(
+        first_frames + [i for i in range(clips * length) if i not in first_frames], device=images.device
+    )
+    with_depth, without = images.flatten(0, 1)[order].tensor_split([len(first_frames)])
     parts = [model.encode(with_depth, with_depth=True), model.encode(without)]
     depth = parts[0].depth
     assert depth is not None

@@ -149,7 +149,7 @@ def _load_maker(options: ClassifierRunOptions, processes: Processes) -> MaskletM
     encode, source = encoder_for(
         config.encoder, config.level, propagator.seen, resolve_device(device), config.precision
     )
-    described = model_settings(config.model, options.weights, overrides, model)
+    described = model_settings(config.model, options.weights, model)
     settings = {
         "data": config.data.name,
         "masks": described | {"grid": grid_settings(config.grid)},

@@ -90,7 +90,7 @@ def propagate_windows(
         find: finds the masks of a window's first frame.
         propagator: propagates them.
         window: maximum number of frames in a window.
-        order: what is painted last.
+        order: painting order of the masklets.
     """
     frames = iter(frames)
     while (first := next(frames, None)) is not None:

@@ -42,13 +42,13 @@ def mislabel(
 
 
 def _smooth(rng: np.random.Generator, size: tuple[int, int], grain: float) -> Float32[np.ndarray, "H W"]:
-    """Noise of deviation 1 that varies over about `grain` pixels."""
+    """Return noise with a standard deviation of 1 and a correlation length of about `grain` pixels."""
     noise = cv2.GaussianBlur(rng.standard_normal(size).astype(np.float32), (0, 0), grain)
     return noise / max(float(noise.std()), 1e-6)
 
 
 def _jittered(rng: np.random.Generator, labels: UInt8[np.ndarray, "H W"], mistakes: Mistakes) -> np.ndarray:
-    """Labels, each taken from a pixel some way off."""
+    """Return the labels displaced by smooth random shifts."""
     y, x = np.mgrid[: labels.shape[0], : labels.shape[1]].astype(np.float32)
     dx, dy = (mistakes.jitter * _smooth(rng, labels.shape, mistakes.grain) for _ in range(2))
     return cv2.remap(labels, x + dx, y + dy, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
@@ -57,7 +57,7 @@ def _jittered(rng: np.random.Generator, labels: UInt8[np.ndarray, "H W"], mistak
 def _flickered(
     rng: np.random.Generator, labels: UInt8[np.ndarray, "H W"], classes: int, mistakes: Mistakes
 ) -> UInt8[np.ndarray, "H W"]:
-    """Labels with a patch of another class in some of their regions."""
+    """Return the labels with a patch of another class in some regions."""
     out = labels.copy()
     for present in np.unique(labels):
         if classes < 2 or rng.random() >= mistakes.flicker:

@@ -9,15 +9,13 @@ open is documented in `voting` and `semantic_segmenter`.
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from av.error import FFmpegError
 from tqdm import tqdm
 
 from cutie_geo.config import require
@@ -25,10 +23,10 @@ from cutie_geo.data.index import VideoRecord
 from cutie_geo.data.index.records import some
 from cutie_geo.data.io_threads import Writer, read_ahead
 from cutie_geo.data.video import FrameFolder, VideoFile, open_source, to_tensor
-from cutie_geo.errors import reason
 from cutie_geo.inference.one_video import peak_memory, reset_peak_memory
 from cutie_geo.inference.options import RunOptions
 from cutie_geo.inference.results import Report, Results, input_digests, refuse_inputs, refuse_others
+from cutie_geo.inference.run import attempt
 from cutie_geo.progress import progress
 from cutie_geo.structures import VOID
 from cutie_geo.vss.config import RefineOptions
@@ -38,8 +36,6 @@ from cutie_geo.vss.segformer import Segformer
 from cutie_geo.vss.semantic_maps import SemanticClip, read_semantic, write_semantic
 from cutie_geo.vss.semantic_segmenter import SemanticSegmenter, WindowFeatures
 from cutie_geo.vss.voting import Labels, Window
-
-log = logging.getLogger(__name__)
 
 Base = Callable[[str, Image], Labels]
 """Returns the base prediction of a frame, given its name and pixels. Raises ValueError if there is none."""
@@ -288,26 +284,7 @@ def refine_videos(
             if report is not None and results.has_all(report):
                 reports.append(report | {"skipped": True})
             else:
-                reports.append(_attempt(job, refiner, results, options, 2 * process + several, not several))
+                refine = partial(refine_video, job, refiner, results, options, 2 * process + several, not several)
+                reports.append(attempt(refine, results, job.record.name, refiner.models))
             bar.update()
     return reports
-
-
-def _attempt(job: Job, refiner: Refiner, results: Results, options: RefineOptions, line: int, leave: bool) -> Report:
-    """Process a video and store its report, with the error if it fails."""
-    name = job.record.name
-    try:
-        report = refine_video(job, refiner, results, options, line, leave)
-        results.keep(report)
-        return report
-    except Exception as error:
-        report = {"video": name, "error": reason(error, name)}
-        if not isinstance(error, (ValueError, OSError, FFmpegError, MemoryError, torch.cuda.OutOfMemoryError)):
-            log.exception("%s: internal error", name)
-    if any(model.device.type == "cuda" for model in refiner.models):
-        torch.cuda.empty_cache()
-    try:
-        results.keep_failure(report)
-    except OSError as error:  # a full disk, perhaps; the report still reaches the caller
-        log.debug("%s: %s", results.note(name), error)
-    return report

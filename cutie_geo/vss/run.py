@@ -1,7 +1,5 @@
 """Refine or segment videos as one library call: find them, load the models, process, write run.json."""
 
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +18,7 @@ from cutie_geo.data.index.records import is_plain, some, subfolders
 from cutie_geo.data.io_threads import write_json
 from cutie_geo.inference.results import SUMMARY, Report, Results, refuse_output
 from cutie_geo.runs.distributed import Processes
-from cutie_geo.runs.machine import device_name, versions
+from cutie_geo.runs.machine import run_facts
 from cutie_geo.runs.models import family_of, load_any, model_settings
 from cutie_geo.sam2.automatic_masks import AutomaticMasks
 from cutie_geo.sam2.grid import GridOptions
@@ -104,20 +102,12 @@ def _summary(
     videos: dict[str, Report],
 ) -> dict[str, Any]:
     """Return the content of run.json, with the results of earlier calls in the same folder."""
-    settings = options.fingerprint()
-    for name, report in videos.items():
-        same = report.get("settings") == settings
-        videos[name] = {key: value for key, value in report.items() if not (same and key == "settings")}
     return {
         "command": list(run.command),
         "model": run.models.model,
         "propagator": run.models.propagator,
         **names,
-        "settings": settings,
-        "versions": versions(),
-        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
-        "device": "; ".join(dict.fromkeys(device_name(model.device) for model in models)),
-        "videos": videos,
+        **run_facts(options.fingerprint(), models, videos),
     }
 
 
@@ -195,7 +185,7 @@ def load_refiner(run: SemanticRun, processes: Processes) -> tuple[Refiner, dict[
     models, device = run.models, processes.device(run.models.device)
     classifier = None if run.classifier is None else load_classifier(run.classifier, CLASSES, resolve_device(device))
     finder = load_sam2(models.model, models.weights, device, models.precision, models.sam2_overrides)
-    described = model_settings(models.model, models.weights, models.sam2_overrides, finder)
+    described = model_settings(models.model, models.weights, finder)
     settings: dict[str, Any] = {"masks": described | {"grid": grid_settings(run.grid)}}
     propagator, networks, seen = _load_propagator(models, finder, device, settings)
     base = None
@@ -227,7 +217,7 @@ def _load_propagator(
         return same, [finder], same.seen
     name, weights = models.propagator, models.propagator_weights
     model = load_any(name, weights, device, models.precision, models.overrides)
-    settings["propagator"] = model_settings(name, weights, models.overrides, model)
+    settings["propagator"] = model_settings(name, weights, model)
     size, tracking = -1, {"chunk_size": models.chunk_size}
     config = TrackerConfig(chunk_size=models.chunk_size)
     if not isinstance(model, Sam2Model):

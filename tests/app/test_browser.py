@@ -203,7 +203,7 @@ def test_an_annotator_s_way_from_click_to_export(chromium: Any, clip: Path, tmp_
         page.evaluate("window.editor.seek(2)")
         settled(page)
         assert np.array_equal(shown_labels(page), corrected)
-        # undo tracking and the stroke; repeat both
+        # undo tracking and the stroke; redo both
         for key in ("Control+z", "Control+z"):
             page.keyboard.press(key)
             settled(page)

@@ -463,7 +463,7 @@ def test_undo_and_redo_show_where(app: App) -> None:
         assert [item["name"] for item in answer["status"]["objects"]] == ["fork"]
         answer = page.ask("redo")
         assert list(answer["status"]["prompts"]) == ["3"] and answer["status"]["objects"][0]["name"] == "fork"
-        assert "nothing to repeat" in page.ask("redo")["error"]
+        assert "nothing to redo" in page.ask("redo")["error"]
         answer = page.ask("remove", object=1)
         assert answer["status"]["objects"] == []
         answer = page.ask("undo")

@@ -191,8 +191,8 @@ def test_every_entry_that_does_not_fit_is_listed(weights: Weights, tmp_path: Pat
         "missing decoder.predict.bias",
         "extra bogus.weight",
         "shape of key_projection.key.bias: got (17,), expected (16,)",
-        "numbers that are not finite in sensory_head.bias",
-        "numbers that are not finite in sensory_head.weight",
+        "non-finite numbers in sensory_head.bias",
+        "non-finite numbers in sensory_head.weight",
         "type of decoder.skip8.bias: got torch.int64, expected torch.float32",
     ):
         assert problem in message

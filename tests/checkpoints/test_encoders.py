@@ -331,7 +331,7 @@ def spoilt(how: str, weights: Weights, name: str) -> Weights:
         ("missing", "missing {}bias"),
         ("extra", "extra {}bogus"),
         ("shape", "shape of {}bias: got ({},), expected ({},)"),
-        ("not finite", "numbers that are not finite in {}bias"),
+        ("not finite", "non-finite numbers in {}bias"),
     ],
 )
 @pytest.mark.parametrize(

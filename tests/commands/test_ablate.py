@@ -677,7 +677,7 @@ def test_an_interruption_lets_the_training_save(toy: list[str], tmp_path: Path) 
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=240)
     assert process.returncode == 143
-    assert "interrupted; the same command goes on" in said
+    assert "interrupted; the same command resumes" in said
     assert (tmp_path / "saved").exists()  # it waited for that
     assert (tmp_path / "told").read_text() == "x"  # a second signal would have ended it without
     (tmp_path / "slow").unlink()

@@ -75,7 +75,7 @@ def test_a_healthy_machine_is_reported_in_full(capsys: pytest.CaptureFixture[str
 def test_missing_weights_are_advised_on_by_model_in_one_line():
     section = doctor.check_weights()
     models = ", ".join(name for name in preset_names() if needed_files(name))
-    wanted = f"cutie-geo download MODEL gets what is missing of {models}; you need only those that you use"
+    wanted = f"cutie-geo download MODEL gets the missing files of {models}; you need those of your model only"
     assert section.advice == [wanted]
     assert section.facts["cutie-geo-small"] == "needs sam2.1-hiera-small, depth-anything-v2-small"
     assert not section.broken
@@ -183,7 +183,7 @@ def test_a_missing_example_is_advised_on(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr("cutie_geo.data.example.example_root", lambda: tmp_path)
     section = doctor.check_example()
     assert section.facts == {"frames": 0, "masks": 0}
-    assert "install the package anew" in section.advice[0]
+    assert "install the package again" in section.advice[0]
 
 
 def test_a_gpu_that_torch_cannot_use_is_told_apart_from_none(monkeypatch: pytest.MonkeyPatch):

@@ -76,7 +76,7 @@ def test_inference_imports_neither_training_nor_sam2(tmp_path: Path) -> None:
 def test_inference_with_the_bundled_model_imports_what_it_needs(tmp_path: Path) -> None:
     video, mask = write_frames(tmp_path / "clip", 2), write_mask(tmp_path / "first.png")
     arguments = ["--video", str(video), "--mask", str(mask), "--output", str(tmp_path / "out")]
-    of_hiera = {"hydra", "sam2"} if model_config(DEFAULT_MODEL).encoder.is_hiera else set()
+    of_hiera = {"hydra", "sam2"} if model_config(DEFAULT_MODEL).encoder.vision.startswith("hiera") else set()
     assert imported(*arguments) == of_hiera
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from toy_videos import contents, look, read_ids, regions, tiny_options, torn_files, write_frames, write_mask
+from visor_polygons import fill_segments
 
 from cutie_geo.__main__ import main
-from cutie_geo.data.submission.segments import fill_segments
 from cutie_geo.runs import submit
 
 Said = pytest.CaptureFixture[str]
@@ -151,7 +151,7 @@ def test_unnamed_objects_are_skipped_with_a_warning(
         (["--split", "test"], "visor: no split test, expected one of val"),
         (["--output", "val.json"], "expected the name of a .zip file"),
         (["--output", "folder.zip"], "is a folder"),
-        (["--output", "out/val.zip"], "lies in the folder of results"),
+        (["--output", "out/val.zip"], "is in the folder of results"),
         (["--pred", "nowhere"], "nowhere: no such folder, expected results"),
         (["--data-root", "nowhere"], "nowhere: no such folder"),
         (["--workers", "0"], "--workers: got 0"),

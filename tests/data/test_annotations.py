@@ -100,7 +100,7 @@ def test_without_tracks_each_shape_of_the_only_frame_is_an_object(tmp_path: Path
     ("content", "message"),
     [
         ({}, "no field 'categories'"),
-        (coco(annotations=[]), "no masks in it"),
+        (coco(annotations=[]), "got no masks"),
         (coco(images=[{"id": 1, "file_name": "../../etc/passwd", "width": 62, "height": 46}]), "named 'passwd'"),
         (coco(images=[{"id": 1, "file_name": "00001.png", "width": 10**9, "height": 10**9}]), "--max-pixels"),
         (changed(segmentation=[[1, 2, 3]]), "a list of numbers x, y"),
@@ -131,7 +131,7 @@ YOLO = "0 0.2 0.2 0.5 0.2 0.5 0.6 0.2 0.6\n"
         ({"00001": "0 9 9 9 1 1 1\n"}, "far outside 0 to 1"),
         ({"00009": YOLO}, "no frame named '00009'"),
         ({"00001": YOLO * 2, "00002": YOLO}, "got 2 polygons of class 0 on 00001"),
-        ({"00001": "\n"}, "no masks in it"),
+        ({"00001": "\n"}, "got no masks"),
     ],
 )
 def test_bad_yolo_is_named(lines: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_cvat_counts_frames_from_the_first(film: bool, tmp_path: Path) -> None:
         (cvat('<box FRAME keyframe="1" outside="0" xtl="1"/>'), "got a <box>"),
         (cvat('<mask FRAME keyframe="1" outside="0" rle="4, 4" left="60" top="0" width="4" height="2"/>'), "inside"),
         (cvat('<mask FRAME keyframe="1" outside="0" rle="4, 5" left="0" top="0" width="4" height="2"/>'), "than 8"),
-        (cvat(POLYGON.replace('outside="0"', 'outside="1"')), "no masks in it"),
+        (cvat(POLYGON.replace('outside="0"', 'outside="1"')), "got no masks"),
         (cvat(POLYGON).replace("<width>62</width>", "<width>0</width>"), "at least one pixel"),
     ],
 )  # fmt: skip

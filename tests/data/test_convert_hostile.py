@@ -220,7 +220,7 @@ def test_ids_and_frames_that_come_twice_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"video_annotations\[1\].image.name: second 'P01_01_frame_0000000001'"):
         read(tmp_path, json.dumps(visor_content([frame, frame])))
     frame["annotations"][1]["id"] = frame["annotations"][0]["id"]
-    with pytest.raises(ValueError, match=r"annotations\[1\].id: got str '1-0', expected one of its own"):
+    with pytest.raises(ValueError, match=r"annotations\[1\].id: got str '1-0', expected a different id"):
         read(tmp_path, json.dumps(visor_content([frame])))
 
 

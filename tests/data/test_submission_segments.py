@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from visor_polygons import fill_segments
 
-from cutie_geo.data.submission.segments import fill_segments, to_segments
+from cutie_geo.data.submission.segments import to_segments
 from cutie_geo.data.submission.visor import video_annotations
 
 

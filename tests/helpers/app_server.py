@@ -91,7 +91,7 @@ def sessions_of(options: dict[str, Any]) -> Sessions:
     """Sessions of the options `model` and `prompter`, which are removed: a prompter, None for none, or `OWN`."""
     prompter = options.pop("prompter", ColourPrompter())
     model = options.pop("model", "cutie-geo-tiny")
-    return Sessions(model=model) if prompter == OWN else Sessions(model=model, given=prompter, _loaded=True)
+    return Sessions(model=model) if prompter == OWN else Sessions(model=model, frame_prompter=prompter, _loaded=True)
 
 
 @contextmanager

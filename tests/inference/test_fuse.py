@@ -150,7 +150,7 @@ def test_runs_that_do_not_fit_are_named(runs: Path, capsys: Said) -> None:
     note.write_text(json.dumps(report | {"frames": [*report["frames"][:3], "00009"]}))
     whole.with_name("00003.npz").rename(whole.with_name("00009.npz"))
     assert fuse(runs, "a", "b", "--output", "out") == 2
-    assert "bear: other frames than in" in capsys.readouterr().err
+    assert "bear: frames differ from those in" in capsys.readouterr().err
     note.write_text(json.dumps(report))
     whole.unlink()
     assert fuse(runs, "a", "b", "--output", "out") == 2

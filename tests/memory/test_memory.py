@@ -422,9 +422,9 @@ def test_summaries_add_up_from_each_objects_first_frame_on() -> None:
 
 def test_new_objects_start_with_empty_sensory_memory() -> None:
     memory, empty = VideoMemory(TrackerConfig()), torch.zeros(1, 3, VALUE, *GRID)
-    assert memory.sensory_for([5, 2, 9], empty) is empty
+    assert memory.sensory_with(empty) is empty
     memory.write(seen(0), left(0, 2), [5, 2], permanent=False)
-    sensory = memory.sensory_for([5, 2, 9], empty)
+    sensory = memory.sensory_with(empty)
     assert torch.equal(sensory[:, :2], left(0, 2).sensory)
     assert not sensory[:, 2].any()
 

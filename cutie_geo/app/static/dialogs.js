@@ -8,7 +8,7 @@ const KEYS = [
     ["↑ ↓", "Previous or next prompt"], ["G", "Frame of lowest confidence"]]],
   ["Masks", [["C", "Click tool: click adds, right or Alt click subtracts, drag makes a box"], ["B", "Brush; right button erases"],
     ["E", "Eraser"], ["[ ]", "Brush size; also Shift and wheel"], ["Delete", "Clear the object on this frame"],
-    ["Ctrl+Z", "Undo; Ctrl+Shift+Z repeats"]]],
+    ["Ctrl+Z", "Undo; Ctrl+Shift+Z redoes"]]],
   ["Objects", [["N", "Add an object"], ["1 to 9", "Select an object"], ["H", "Hide or show the object"], ["Shift+Delete", "Remove the object from the video"]]],
   ["Tracking", [["T", "Track forward from this frame"], ["R", "Track backward from this frame"], ["Y", "Track both ways"],
     ["Esc", "Stop tracking; drop a stroke"], ["I O", "Range starts or ends here"], ["U", "Forget the range"], ["A", "Approve this frame, or unlock it"]]],

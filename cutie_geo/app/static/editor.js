@@ -324,7 +324,7 @@ export class Editor {
     this.ask("remove", { object: id }).then((answer) => answer && toast(`${object.name} removed. Ctrl+Z brings it back.`));
   }
 
-  // Undo or repeat, and show the frame that it changed.
+  // Undo or redo, and show the frame that it changed.
   async step(kind) {
     const answer = await this.ask(kind, {});
     if (answer && answer.at !== null && answer.at !== undefined) this.seek(answer.at);

@@ -44,7 +44,7 @@ export async function showVideos(root, library) {
       el("span", { class: "muted size" }, "Video annotation"), el("div", { class: "grow" }), bar,
       button("upload", "Upload a video", choose, { text: "Upload", kind: "primary" }), themeButton(), button("help", "Help and keys", () => helpDialog(), { key: "?" })),
     el("main", { class: "library" }, el("h2", {}, "Videos"),
-      el("p", { class: "muted" }, "Masks are saved as you work. Open a video to go on where you left off."),
+      el("p", { class: "muted" }, "Masks are saved as you work. Open a video to continue where you left off."),
       el("ul", { class: "cards" }, ...library.videos.map(card)),
       el("button", { type: "button", class: "drop", on: { click: choose } }, el("strong", {}, "Drop a video here"),
         el("span", { class: "muted" }, `or choose a file, up to ${(library.max_upload / 2 ** 20).toFixed(0)} MiB. It stays on the machine that runs the program.`))));

@@ -14,9 +14,9 @@ from cutie_geo.data.convert.rle import decode_rle
 from cutie_geo.limits import require_pixels
 
 LARGEST = 2**53
-"""Numbers that JSON holds exactly."""
+"""Largest number that JSON represents exactly."""
 TRACKS = ("track_id", "instance_id", "object_id")
-"""Fields of an annotation that programs keep the number of its track in; CVAT does so in `attributes`."""
+"""Fields of an annotation for the number of its track; CVAT writes them in `attributes`."""
 
 
 def read_coco(path: Path, finder: FrameFinder, video: str) -> Annotations:
@@ -25,10 +25,10 @@ def read_coco(path: Path, finder: FrameFinder, video: str) -> Annotations:
     Args:
         path: the file.
         finder: the frames of the video.
-        video: its name. Where images lie in several folders, only those of this name count.
+        video: its name. If images are in several folders, only the folder of this name is read.
 
     Raises:
-        ValueError: naming the file and the place in it, for what isn't COCO and for frames that the video lacks.
+        ValueError: with the file and the place in it, for anything but COCO and for frames that the video lacks.
     """
     root = read_json(path)
     names = {_id(entry): entry.key("name").text() for entry in root.key("categories").elements()}
@@ -45,7 +45,7 @@ def read_coco(path: Path, finder: FrameFinder, video: str) -> Annotations:
 
 
 def _frames(root: Node, finder: FrameFinder, video: str) -> dict[int, tuple[str, tuple[int, int]]]:
-    """By image id, the name and the size of the frame."""
+    """Return the name and the size of each frame by image id."""
     images = root.key("images").elements()
     folders = {_folder(image) for image in images}
     several = len(folders) > 1
@@ -61,7 +61,7 @@ def _frames(root: Node, finder: FrameFinder, video: str) -> dict[int, tuple[str,
 
 
 def decode_segmentation(segmentation: Node, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """Return a mask of COCO's: a list of polygons, or run lengths. Raises ValueError naming the place."""
+    """Decode a mask of a COCO file: polygons or run lengths. Raises ValueError with the place in the file."""
     if isinstance(segmentation.value, dict):
         got = tuple(entry.integer(1, LARGEST) for entry in segmentation.key("size").elements())
         require(len(got) == 2, f"{segmentation.where}.size: got {got}, expected height and width")
@@ -89,7 +89,7 @@ def _id(entry: Node) -> int:
 
 
 def _track(entry: Node) -> int | None:
-    """The number of an annotation's track, None for none."""
+    """Return the number of an annotation's track; None if it has none."""
     inner = entry.optional("attributes")
     for holder in (entry, inner):
         for name in TRACKS if holder is not None else ():

@@ -20,13 +20,14 @@ NO_MASKS = ("box", "polyline", "points", "ellipse", "cuboid", "skeleton")
 
 
 def read_cvat(path: Path, finder: FrameFinder) -> Annotations:
-    """Return the masks that a CVAT file has for a video: the key frames of its tracks, where the object is in view.
+    """Return the masks that a CVAT file has for a video: the key frames of its tracks on which the object is visible.
 
-    Tracks are objects: by `group_id` where each track has one, so that the parts of an object have one id, else in
-    the order of the file, from 1 on. The shapes of images have no tracks, so that one image may have some.
+    If every track has a `group_id`, it is the object's id, so that several tracks can be parts of one object.
+    Otherwise each track is an object, numbered from 1 in the order of the file. Shapes of images have no tracks, so
+    only one image may have shapes.
 
     Raises:
-        ValueError: naming the file and the place in it, for what isn't CVAT's, for shapes without an area and for
+        ValueError: with the file and the place in it, for anything but CVAT, for shapes without an area and for
             frames that the video lacks.
     """
     root = _root(path)
@@ -48,7 +49,7 @@ def read_cvat(path: Path, finder: FrameFinder) -> Annotations:
 
 
 def _image_shapes(root: ElementTree.Element, finder: FrameFinder, path: Path) -> Iterator[Shape]:
-    """The shapes of the images in a file."""
+    """Yield the shapes of the images in a file."""
     for image in root.findall("image"):
         where = f"{path}: image {image.get('name', '')!r:.80}"
         elements = list(_areas(image, where))
@@ -62,7 +63,7 @@ def _image_shapes(root: ElementTree.Element, finder: FrameFinder, path: Path) ->
 
 
 def _root(path: Path) -> ElementTree.Element:
-    """The parsed file. Declarations of entities, by which a small file can become a large one, are refused."""
+    """Parse a file. Refuses declarations of entities, by which a small file can expand to a large one."""
     require_regular(path)
     text = read_text(path)
     require("<!DOCTYPE" not in text and "<!ENTITY" not in text, f"{path}: got a DOCTYPE, expected CVAT's plain XML")
@@ -75,7 +76,7 @@ def _root(path: Path) -> ElementTree.Element:
 
 
 def _areas(parent: ElementTree.Element, where: str) -> Iterator[ElementTree.Element]:
-    """The polygons and masks in a track or an image. Raises ValueError for shapes of other kinds."""
+    """Yield the polygons and masks of a track or an image. Raises ValueError for shapes of other kinds."""
     for element in parent:
         require(element.tag not in NO_MASKS, f"{where}: got a <{element.tag}>, expected <polygon> or <mask>")
         if element.tag in SHAPES:
@@ -94,7 +95,7 @@ def _draw(element: ElementTree.Element, size: tuple[int, int], where: str) -> Bo
 
 
 def _mask(element: ElementTree.Element, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """A mask in run lengths, row by row within its box, background first."""
+    """Decode a mask from run lengths: row by row within its box, background first."""
     left, top, width, height = (_whole(element, name, "mask") for name in ("left", "top", "width", "height"))
     inside = width > 0 and height > 0 and left + width <= size[1] and top + height <= size[0]
     require(inside, f"mask: got {width}x{height} at {left},{top}, expected it inside the frame, {size[1]}x{size[0]}")
@@ -109,7 +110,7 @@ def _mask(element: ElementTree.Element, size: tuple[int, int]) -> Bool[np.ndarra
 
 def _size(element: ElementTree.Element | None, where: str) -> tuple[int, int]:
     if element is None:
-        raise ValueError(f"{where}: not there, expected the width and height of the video")
+        raise ValueError(f"{where}: missing, expected the width and height of the video")
     try:
         size = int(element.findtext("height", "")), int(element.findtext("width", ""))
     except ValueError:

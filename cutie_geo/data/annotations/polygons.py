@@ -21,7 +21,7 @@ from cutie_geo.data.convert.records import Node
 from cutie_geo.data.convert.rle import decode_rle
 
 Ring = Integer[np.ndarray, "_ 2"]
-"""A closed line of x, y; the last point is joined to the first."""
+"""Closed line of (x, y) points; the last point is joined to the first."""
 MAX_COORDINATE = 100_000
 """Largest absolute coordinate in pixels; the time to rasterise grows with the length of edges."""
 MAX_POINTS = 500_000
@@ -33,7 +33,7 @@ def outlines(mask: Bool[np.ndarray, "H W"], tolerance: float = 0.0) -> list[Floa
 
     Args:
         mask: the pixels of an object.
-        tolerance: in pixels, by how far a simplified polygon may leave the mask's edge; 0 keeps every corner.
+        tolerance: largest distance, in pixels, of a simplified polygon from the mask's edge; 0 keeps every corner.
     """
     twice = np.repeat(np.repeat(mask.view(np.uint8), 2, axis=0), 2, axis=1)
     # the contour of the doubled mask runs through half pixels: rounding them up gives the corners
@@ -42,12 +42,12 @@ def outlines(mask: Bool[np.ndarray, "H W"], tolerance: float = 0.0) -> list[Floa
 
 
 def chains(mask: Bool[np.ndarray, "H W"], tolerance: float = 0.0) -> list[Integer[np.ndarray, "_ 2"]]:
-    """Return one polygon for each part of a mask, through the pixels at its edge; a pixel alone has one point."""
+    """Return one polygon for each part of a mask, through the pixels at its edge; a single pixel has one point."""
     return [_simplified(_joined(rings), tolerance) for rings in _contours(mask.view(np.uint8))]
 
 
 def fill_outlines(polygons: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """Return the pixels that polygons cover together, as COCO rasterises them.
+    """Return the union of the pixels that polygons cover, as COCO rasterises them.
 
     Raises:
         ValueError: for polygons of fewer than three points, and for coordinates that are not finite or far outside.
@@ -58,13 +58,13 @@ def fill_outlines(polygons: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int,
         return np.zeros(size, bool)
     merged: Any = coco_mask.merge(coco_mask.frPyObjects(flat, *size))  # the stubs declare counts as str
     counts = merged["counts"].decode("ascii")
-    # pycocotools' own decoder speaks a protocol of arrays that numpy warns of
+    # pycocotools' own decoder uses an array protocol that numpy warns of
     return decode_rle(Node(counts, "polygons"), size).reshape(size[1], size[0]).T
 
 
 def fill_chains(polygons: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """Return the pixels that polygons cover together, as YOLO's programs rasterise them: coordinates are cut to whole
-    pixels, and edges belong to the object.
+    """Return the union of the pixels that polygons cover, as YOLO's programs rasterise them: coordinates are truncated
+    to whole pixels, and edges belong to the object.
 
     Raises:
         ValueError: for polygons without a point, and for coordinates that are not finite or far outside.
@@ -77,17 +77,17 @@ def fill_chains(polygons: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int, i
 
 
 def require_polygons(polygons: Sequence[Float[np.ndarray, "_ 2"]], least: int) -> None:
-    """Raise ValueError, which the caller puts a place before, for polygons that cannot be rasterised."""
+    """Raise ValueError for polygons that cannot be rasterised; the caller adds the place."""
     points = sum(len(polygon) for polygon in polygons)
     require(points <= MAX_POINTS, f"polygons: got {points} points, expected at most {MAX_POINTS}")
     for polygon in polygons:
         require(len(polygon) >= least, f"polygon: got {len(polygon)} points, expected at least {least}")
-        inside = bool((np.abs(polygon) <= MAX_COORDINATE).all())  # NaN is not
+        inside = bool((np.abs(polygon) <= MAX_COORDINATE).all())  # False for NaN
         require(inside, f"polygon: got a coordinate beyond {MAX_COORDINATE}, or not finite")
 
 
 def _contours(mask: np.ndarray) -> list[list[Ring]]:
-    """For each part of a mask, its outer contour and those of its holes, with every pixel on them."""
+    """Return the outer contour and the contours of the holes of each part of a mask, with every pixel on them."""
     contours, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if tree is None:
         return []
@@ -101,9 +101,9 @@ def _contours(mask: np.ndarray) -> list[list[Ring]]:
 
 
 def _joined(rings: list[Ring]) -> Ring:
-    """An outer ring and its holes as one ring: from the leftmost point of each hole a cut goes left, to what it meets.
+    """Join an outer ring and its holes to one ring by a cut from the leftmost point of each hole to the left.
 
-    What it meets is the outer ring, or a hole that reaches further left and so is joined already.
+    The cut ends at the outer ring, or at a hole that extends further left and is therefore joined already.
     """
     outer, *holes = rings
     for hole in sorted(holes, key=lambda ring: int(ring[:, 0].min())):
@@ -117,12 +117,12 @@ def _joined(rings: list[Ring]) -> Ring:
 
 
 def _simplified(ring: Ring, tolerance: float) -> Ring:
-    """A ring without points that repeat the one before or lie on a straight line, and within `tolerance` of it."""
+    """Remove repeated points and points on straight lines, and simplify the ring within `tolerance`."""
     ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] if len(ring) > 1 else ring
     if len(ring) > 2:
         before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
         turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
-        back = (before * after).sum(axis=1) < 0  # the tip of a line, or the end of a cut
+        back = (before * after).sum(axis=1) < 0  # True at the tip of a line, and at the end of a cut
         ring = ring[turns | back]
     if tolerance > 0 and len(ring) > 3:
         simple = cv2.approxPolyDP(ring.astype(np.int32)[:, None], tolerance, True).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Annotation files of other programs as masks to start from."""
+"""Reading of other programs' annotation files as input masks."""
 
 import hashlib
 from pathlib import Path
@@ -17,11 +17,11 @@ from cutie_geo.data.session_file import FILE
 from cutie_geo.data.video import FrameFolder, VideoFile
 
 NAMES_FILE = "names.json"
-"""Names of the objects by id, beside the masks that `write_masks` makes."""
+"""File with the names of the objects by id, beside the masks of `write_masks`."""
 
 
 class WrittenMasks(NamedTuple):
-    """Masks that `write_masks` made."""
+    """Masks that `write_masks` has written."""
 
     folder: Path
     long_ids: bool
@@ -29,7 +29,7 @@ class WrittenMasks(NamedTuple):
 
 
 def is_annotations(path: Path, video: str) -> bool:
-    """Return True for a JSON or XML file, the folder of a session, and one of YOLO's label files without masks."""
+    """Return True for a JSON or XML file, the folder of a session, and a folder of YOLO labels without masks."""
     if path.is_dir():
         if is_session(path):
             return True
@@ -39,12 +39,12 @@ def is_annotations(path: Path, video: str) -> bool:
 
 
 def read_annotations(path: str | Path, source: FrameFolder | VideoFile) -> Annotations:
-    """Return the masks that COCO's .json, CVAT's .xml, the folder of a session or of YOLO's labels has for a video.
+    """Return the masks of a video from COCO's .json, CVAT's .xml, the folder of a session, or a folder of YOLO labels.
 
     No name in the file is used as a path: each is looked up among the frames of `source`.
 
     Raises:
-        ValueError: naming the file and the place in it, if that is invalid or the video has no such frame.
+        ValueError: with the file and the place in it, for invalid content and for frames that the video lacks.
     """
     path, finder = Path(path), FrameFinder(source)
     require(
@@ -62,14 +62,13 @@ def read_annotations(path: str | Path, source: FrameFolder | VideoFile) -> Annot
 
 
 def write_masks(path: str | Path, source: FrameFolder | VideoFile, root: str | Path) -> WrittenMasks:
-    """Write the masks that `read_annotations` reads as PNG files named after the frames.
+    """Write the masks of `read_annotations` as PNG files named after the frames.
 
-    They lie in a folder inside `root` of their own for each content of the annotations; its `names.json` holds the
-    objects' names.
+    The folder inside `root` depends on the content of the annotations; its `names.json` has the objects' names.
 
     Raises:
         ValueError: as `read_annotations`.
-        OSError: naming the file that cannot be written.
+        OSError: with the name of a file that cannot be written.
     """
     annotations = read_annotations(path, source)
     long_ids = max(annotations.ids) > MAX_PALETTE_ID
@@ -81,7 +80,7 @@ def write_masks(path: str | Path, source: FrameFolder | VideoFile, root: str | P
 
 
 def _digest(path: Path, source: FrameFolder | VideoFile) -> str:
-    """What tells the annotations of one content for one video from others."""
+    """Return a digest of the annotations' content and the video's name."""
     digest = hashlib.sha256(source.name.encode(errors="surrogateescape"))
     for file in annotation_files(path):
         digest.update(file.name.encode(errors="surrogateescape") + b"\0" + file.read_bytes())
@@ -91,7 +90,7 @@ def _digest(path: Path, source: FrameFolder | VideoFile) -> str:
 def annotation_files(path: Path) -> list[Path]:
     """Return the files on which the masks of a file or folder of annotations depend."""
     if path.is_dir() and is_session(path):
-        files = [path / FILE, path / f"{FILE}-wal"]  # the second one while the session is open
+        files = [path / FILE, path / f"{FILE}-wal"]  # the second one exists while the session is open
     else:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return [file for file in files if file.is_file()]

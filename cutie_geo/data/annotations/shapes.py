@@ -1,4 +1,4 @@
-"""What annotation files hold: shapes of objects on frames, painted into label maps one frame at a time."""
+"""Content of annotation files: shapes of objects on frames, painted into label maps one frame at a time."""
 
 import logging
 import re
@@ -27,29 +27,29 @@ class Shape(NamedTuple):
     """One object, or a part of one, on one frame."""
 
     frame: str
-    """The exact name of the frame."""
+    """Exact name of the frame."""
     track: int | None
-    """The object's number in the file, which need not be a valid id; None where the file has no tracks."""
+    """Number of the object in the file, which may be an invalid id; None if the file has no tracks."""
     name: str
-    """What the object is called, empty for nothing."""
+    """Name of the object; empty if it has none."""
     size: tuple[int, int]
     """Height and width of the frame."""
     draw: Callable[[], Bool[np.ndarray, "H W"]]
-    """Makes the pixels. Raises ValueError naming the place in the file where they are invalid."""
+    """Return the mask of the shape. Raises ValueError with the place in the file if it is invalid."""
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The masks of one video's frames, made when they are asked for."""
+    """Masks of one video's frames, drawn on demand."""
 
     shapes: Mapping[str, Sequence[tuple[ObjectId, Shape]]]
-    """By frame name, in the order in which they are painted: later ones cover earlier ones."""
+    """Shapes by frame name, in painting order: later ones cover earlier ones."""
     names: Mapping[ObjectId, str]
     """Names of the objects that have one."""
 
     @property
     def ids(self) -> list[ObjectId]:
-        """All objects, ascending."""
+        """Ids of all objects, ascending."""
         return sorted({object_id for shapes in self.shapes.values() for object_id, _ in shapes})
 
     def mask(self, frame: str) -> GivenMask:
@@ -62,14 +62,14 @@ class Annotations:
 
 
 class FrameFinder:
-    """The exact names of a video's frames, by what annotation files call them."""
+    """Lookup of a video's frames by the file names and indices in annotation files."""
 
     def __init__(self, source: FrameFolder | VideoFile) -> None:
         self._source = source
         self._names = None if source.names is None else FrameNames(source.names)
 
     def named(self, file: str, where: str) -> str:
-        """Return the frame of an image file's name; folders before it don't count.
+        """Return the frame of an image file's name, without regard to its folders.
 
         Raises:
             ValueError: if there is no such frame.
@@ -84,7 +84,7 @@ class FrameFinder:
         return str(found)
 
     def at(self, index: int, where: str) -> str:
-        """Return the frame at a place in the video, the first at 0. Raises ValueError if there is none."""
+        """Return the frame at an index of the video, from 0. Raises ValueError if there is none."""
         if self._names is None:
             found = self._numbered(index)
         else:
@@ -100,14 +100,14 @@ class FrameFinder:
 def collect(shapes: Iterable[Shape], where: str) -> Annotations:
     """Number the objects and sort their shapes by frame.
 
-    Tracks keep their numbers; where one of them is 0, all are raised by 1. Shapes without a track are objects of
-    their own, numbered from 1 on, which is possible on a single frame only.
+    Tracks keep their numbers; if one of them is 0, all are increased by 1. Each shape without a track is an object,
+    numbered from 1; this is supported on a single frame only.
 
     Raises:
-        ValueError: if there is no shape, if shapes without tracks lie on several frames, and for numbers too large.
+        ValueError: if there is no shape, if shapes without tracks are on several frames, and for too large numbers.
     """
     shapes = list(shapes)
-    require(bool(shapes), f"{where}: no masks in it; expected at least one polygon or mask of an object")
+    require(bool(shapes), f"{where}: got no masks, expected at least one polygon or mask of an object")
     require(len(shapes) <= MAX_SHAPES, f"{where}: got {len(shapes)} shapes, expected at most {MAX_SHAPES}")
     tracks = {shape.track for shape in shapes}
     if None in tracks:

@@ -34,18 +34,18 @@ def labels_folder(path: Path, video: str) -> Path:
 def read_yolo(path: Path, finder: FrameFinder, video: str, size: tuple[int, int]) -> Annotations:
     """Return the masks that YOLO label files hold for a video.
 
-    Each class is an object: that which `objects` in `data.yaml` names, else the class's number plus 1. On a single
-    labelled frame a class may have several lines, and each of them is an object then.
+    Each class is an object. Its id is the one that `objects` in `data.yaml` lists, else the class's number plus 1. If
+    only one frame has labels, a class may have several lines, and each line is an object.
 
     Args:
-        path: a folder of label files, or one around it.
+        path: a folder of label files, or one of the folders above it.
         finder: the frames of the video.
         video: its name.
-        size: height and width of its frames; polygons are in shares of them.
+        size: height and width of its frames; polygons are relative to them.
 
     Raises:
-        ValueError: naming the file and line, for lines that are no polygons, and for several objects of one class on
-            one of several frames, which nothing tells apart.
+        ValueError: with the file and line, for lines that are no polygons, and for several objects of one class on
+            one of several frames, which cannot be matched.
     """
     folder = labels_folder(path, video)
     facts = _facts(folder)
@@ -80,7 +80,7 @@ def _draw(polygon: Float[np.ndarray, "n 2"], size: tuple[int, int], where: str) 
 
 
 def _lines(file: Path, stem: str) -> list[tuple[str, int, Float[np.ndarray, "_ 2"], str]]:
-    """The frame, the class and the polygon of each line, and where it is."""
+    """Return frame, class and polygon of each line, and its place for errors."""
     require_regular(file)
     found = []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
@@ -105,7 +105,7 @@ def _lines(file: Path, stem: str) -> list[tuple[str, int, Float[np.ndarray, "_ 2
 
 
 def _facts(folder: Path) -> dict[str, dict[int, Any]]:
-    """Names by class, and classes by object id, of the `data.yaml` in a folder or one of the two around it."""
+    """Read names by class, and classes by object id, from the `data.yaml` in a folder or in one of the two above it."""
     place = next(
         (p / DATA_FILE for p in (folder, folder.parent, folder.parent.parent) if (p / DATA_FILE).is_file()), None
     )

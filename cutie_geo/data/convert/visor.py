@@ -151,7 +151,7 @@ def _frame(record: Node, video: str) -> SparseFrame:
     for annotation in record.key("annotations").elements():
         if (own_id := annotation.optional("id")) is not None:
             if own_id.text() in seen:
-                own_id.fail("one of its own")
+                own_id.fail("a different id for each annotation of a frame")
             seen.add(own_id.text())
         entities.append(Entity(annotation.key("name").text(), parse_polygons(annotation.key("segments"))))
     return SparseFrame(image.key("image_path").text(), name, subsequence, entities, record.where)

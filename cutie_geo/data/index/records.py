@@ -105,7 +105,7 @@ class LabelledVideo:
 
     @cached_property
     def starts(self) -> Mapping[int, str]:
-        """Return the stem of the first mask of each object, by id: as listed, or by reading every mask once.
+        """Stem of the first mask of each object, by id: as listed, or by reading every mask once.
 
         Raises:
             ValueError: with the name of an unreadable file, and for masks of classes.

@@ -68,5 +68,5 @@ def video_annotations(files: Mapping[str, Path], video: str, names: Names) -> tu
 
 def _image(video: str, stem: str) -> dict[str, str]:
     """Return the image description of a frame; the sequence `P01_107_seq_00001` belongs to the video `P01_107`."""
-    film = video.split("_seq_")[0]
-    return {"image_path": f"{film}/{stem}.png", "name": f"{stem}.png", "video": film, "subsequence": video}
+    recording = video.split("_seq_")[0]
+    return {"image_path": f"{recording}/{stem}.png", "name": f"{stem}.png", "video": recording, "subsequence": video}

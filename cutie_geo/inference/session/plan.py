@@ -17,7 +17,7 @@ MAX_PERMANENT = 10
 
 @dataclass(frozen=True)
 class Request:
-    """Frames `start` to `stop` (exclusive) and the direction that a propagation was asked for."""
+    """Requested propagation: frames `start` to `stop` (exclusive), and the direction."""
 
     start: int
     stop: int
@@ -29,17 +29,17 @@ class Pass:
     """One run of a tracker over consecutive frames, forward or backward."""
 
     number: int
-    """Number of the pass, which its masks carry."""
+    """Number of the pass, stored with its masks."""
     request: Request
     backward: bool
     source: int
-    """First frame of the run, on which masks are given."""
+    """First frame of the run, which has input masks."""
     last: int
     """Last frame of the run."""
     permanent: tuple[tuple[int, tuple[ObjectId, ...]], ...]
-    """Other frames for permanent memory, with the objects whose masks are given; the source's nearest comes last."""
+    """Other frames for permanent memory, with the objects of their input masks; the nearest to the source is last."""
     given: Mapping[int, tuple[ObjectId, ...]]
-    """Objects whose propagated masks are given, by frame, besides those of prompts."""
+    """Objects whose propagated masks are used as input masks besides the user's, by frame."""
     frames: Mapping[ObjectId, frozenset[int]]
     """Frames to compute, by object."""
 
@@ -91,7 +91,7 @@ class Marks:
     """State of a session's frames that planning needs."""
 
     anchors: Mapping[ObjectId, Sequence[int]]
-    """Frames whose masks are given by the user, ascending, by object in the order of creation: prompted or locked."""
+    """Frames with a mask of the user (prompted or locked), ascending, by object in the order of creation."""
     locked: frozenset[int]
     is_valid: Callable[[ObjectId, int], bool]
     """True if a propagated mask exists that is not stale."""
@@ -103,7 +103,7 @@ class Marks:
         return [f for f in frames if f not in fixed and not self.is_valid(object_id, f)]
 
     def has_mask(self, object_id: ObjectId, frame: int) -> bool:
-        """Return True if an object's mask on a frame is given or valid."""
+        """Return True if an object has a mask of the user or a valid propagated mask on a frame."""
         return frame in self.anchors[object_id] or self.is_valid(object_id, frame)
 
 
@@ -115,7 +115,7 @@ class _Job:
     backward: bool
     source: int
     frames: tuple[int, ...]
-    """In the order of the run."""
+    """Frames in the order of the run."""
 
 
 def next_pass(marks: Marks, request: Request, number: int) -> Pass | None:

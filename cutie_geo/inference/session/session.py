@@ -67,7 +67,7 @@ class VideoSession:
         store: File of the session.
         options: Options of the tracker.
         load_model: Loads the network when a propagation needs it.
-        load_prompter: Loads what turns clicks and boxes into masks when a prompt needs it.
+        load_prompter: Loads the predictor of masks from clicks and boxes when a prompt needs it.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class VideoSession:
         """Return a frame as RGB, an array that must not be changed. Raises ValueError if there is none."""
         return self._video.frame(self._index(index))
 
-    # ----------------------------------------------------------------------------------------------- what is known
+    # ------------------------------------------------------------------------------------------------------- state
     @property
     def objects(self) -> dict[ObjectId, str]:
         """Names of the objects by id, in the order of creation."""
@@ -161,13 +161,13 @@ class VideoSession:
             )
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the actions that are not undone, the first one first; `do` names the method."""
+        """Return the actions that are not undone, oldest first; `do` is the name of the method."""
         return [step.action for step in self._store.steps()]
 
     def repeat(self, other: "VideoSession") -> None:
         """Do all actions of another session of the same video that are not undone.
 
-        Prompts are predicted and masks propagated anew, with the models of this session.
+        Prompts are predicted and masks are propagated again, with the models of this session.
 
         Raises:
             ValueError: If an action is damaged, or refused because a prompt gives another mask here.
@@ -252,7 +252,7 @@ class VideoSession:
         Args:
             frame: Index of the frame.
             object: Id of a known or a new object.
-            mask: (H, W) bool or 0 and 1, an array or tensor. An empty one says that the object is not seen.
+            mask: (H, W) bool or 0 and 1, an array or tensor. An empty mask means that the object is not visible.
 
         Raises:
             ValueError: For a locked or unknown frame, and for masks of another shape or with other values.
@@ -354,7 +354,7 @@ class VideoSession:
             return action
 
     def redo(self) -> dict[str, Any] | None:
-        """Make the last undone action again and return it; None if there is none."""
+        """Redo the last undone action and return it; None if there is none."""
         with self._lock:
             action = self._store.redo()
             self._touch()
@@ -405,7 +405,7 @@ class VideoSession:
                 with self._lock:
                     if self._edits != edits:
                         return
-                    self._running = None  # after an error the tracker is built anew
+                    self._running = None  # after an error, a new tracker is built
                     result = self._advance(run)
                     self._running = run
                     if result is None:
@@ -523,7 +523,7 @@ class VideoSession:
         return kept
 
     def _is_from_given(self, run: "_Run", key: Key) -> bool:
-        """Return True if the mask from which a propagated mask was computed is still given."""
+        """Return True if the user's mask from which a propagated mask was computed is unchanged."""
         info = self._store.infos.get(key, {})
         origin = info.get("origin")
         if origin is None or not self._is_anchored(key.object, origin):
@@ -630,7 +630,7 @@ class VideoSession:
         self._anchors: dict[ObjectId, list[int]] = {i: self._anchors_of(i) for i in self._ids}
 
     def _anchors_of(self, object_id: ObjectId) -> list[int]:
-        """Return the frames on which an object's mask is given: prompted and locked ones."""
+        """Return the frames on which an object has a mask of the user: prompted and locked ones."""
         locked = {frame for frame, ids in self._locked.items() if object_id in ids}
         return sorted(self._prompted[object_id] | locked)
 
@@ -671,7 +671,7 @@ class VideoSession:
             self._invalidate(object_id, frame)
 
     def _invalidate(self, object_id: ObjectId, frame: int) -> None:
-        """Mark the masks that depend on an object's mask on a frame as stale, up to its next given masks."""
+        """Mark the masks that depend on an object's mask on a frame as stale, up to its next masks of the user."""
         anchors = self._anchors_of(object_id)
         before, behind = neighbours(anchors, frame)
         low, high = (-1 if before is None else before), (len(self) if behind is None else behind)
@@ -708,7 +708,7 @@ class VideoSession:
         return _Edit(self, action, mask)
 
     def _touch(self) -> None:
-        """Note that the user changed the session: what runs or was interrupted does not go on."""
+        """Note that the user changed the session, which ends a running or interrupted propagation."""
         self._edits += 1
         self._running = None
         self._collect()
@@ -748,7 +748,7 @@ class VideoSession:
 
 @dataclass
 class _Run:
-    """A pass that is under way."""
+    """A pass that is running."""
 
     plan: Pass
     method: Method
@@ -762,7 +762,7 @@ class _Run:
     differences: dict[tuple[int, ObjectId], float] = field(default_factory=dict)
 
     def given(self, session: VideoSession, frame: int, object_id: ObjectId) -> int:
-        """Return a digest of an object's given mask on a frame."""
+        """Return a digest of the user's mask of an object on a frame."""
         place = frame, object_id
         if place not in self.digests:
             self.digests[place] = zlib.crc32(np.packbits(session.labels(frame) == object_id).tobytes())

@@ -57,7 +57,7 @@ class SessionStore(SessionFile):
         return int(self.meta["cursor"])
 
     def steps(self) -> list[Step]:
-        """Return all actions that are not undone, the first one first."""
+        """Return all actions that are not undone, oldest first."""
         with self.lock, readable(self.path):
             rows = self._db.execute(
                 "SELECT step, action, mask FROM steps WHERE step <= ? ORDER BY step", (self.cursor,)
@@ -141,7 +141,7 @@ class SessionStore(SessionFile):
             return self._action(number)
 
     def redo(self) -> Info | None:
-        """Make the last undone action again and return it; None if there is none."""
+        """Redo the last undone action and return it; None if there is none."""
         with self._transaction():
             number = self.cursor + 1
             if number > self._last():

@@ -1,4 +1,4 @@
-"""Checks of what a session is given, by its user and by its file."""
+"""Checks of a session's values, from the user and from its file."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias

@@ -29,7 +29,7 @@ class PartCost(NamedTuple):
 
     @property
     def gflop_per_second(self) -> float:
-        """Return the achieved speed."""
+        """Achieved speed."""
         return self.gflop / self.seconds if self.seconds else 0.0
 
 
