@@ -238,7 +238,8 @@ def read_image(path: str | Path, upright: bool = True) -> UInt8[np.ndarray, "H W
         upright: apply the EXIF orientation, as viewers do; otherwise return the pixels as stored.
 
     Raises:
-        ValueError: with the file name, for a damaged file, another format, or more than 8 bits per channel.
+        ValueError: with the file name, for a damaged file, another format, or grey values of more than 8 bits. Of
+            colours with 16 bits the higher 8 are kept.
     """
     require_regular(path)
     try:
@@ -252,7 +253,7 @@ def read_image(path: str | Path, upright: bool = True) -> UInt8[np.ndarray, "H W
 
 
 def pil_rgb(image: Image.Image, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
-    """Return a PIL image as RGB, as `read_image` does. Raises ValueError for more than 8 bits per channel."""
+    """Return a PIL image as RGB, as `read_image` does. Raises ValueError for grey values of more than 8 bits."""
     if image.mode[0] in "IF":
         raise ValueError(f"image is {image.mode}, expected 8 bits a channel")
     image.load()  # Pillow rotates TIFF files itself then, and drops their tag
@@ -533,7 +534,7 @@ def _frames_are_called(source: FrameFolder | VideoFile) -> str:
     """Describe the frame names of a source for error messages."""
     if isinstance(source, FrameFolder):
         return f"frames are named {source.names[0]} to {source.names[-1]}"
-    last = "" if source.frames is None else f" to {source.frames - 1:05d}"
+    last = ", 00001, ..." if source.frames is None else f" to {source.frames - 1:05d}"
     return f"frames of a video file are numbers, 00000{last}"
 
 

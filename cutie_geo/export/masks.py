@@ -63,7 +63,7 @@ def export_masks(
         OSError: with the name of a file that cannot be written.
     """
     options = options or ExportOptions()
-    require(format in FORMATS, f"--format: got {format}, expected one of {', '.join(FORMATS)}")
+    require(format in FORMATS, f"format: got {format}, expected one of {', '.join(FORMATS)}")
     videos = open_run(run, video)
     require_apart(videos, Path(output))
     known = {object_id for finished in videos for object_id in finished.objects}

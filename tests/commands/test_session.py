@@ -75,7 +75,7 @@ def test_a_session_is_listed_and_exported(worked: Path, tmp_path: Path, capsys: 
         (["--export", "davis"], "--output: expected with --export or --replay"),
         (["--output", "x"], "--output: expected with --export or --replay"),
         (["--model", "cutie-small"], "--model, --weights: expected --replay with them"),
-        (["--export", "gif", "-o", "x"], "--format: got gif, expected one of"),
+        (["--export", "gif", "-o", "x"], "format: got gif, expected one of"),
         (["--video", "nowhere.mp4"], "its video nowhere.mp4 is missing"),
     ],
 )

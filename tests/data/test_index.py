@@ -28,6 +28,7 @@ from cutie_geo.data.index import (
     with_first_appearances,
 )
 from cutie_geo.data.index import records as reading
+from cutie_geo.regions import Prompt
 
 
 def touch(*paths: Path) -> None:
@@ -785,6 +786,23 @@ def test_videos_win_over_pictures_beside_them_which_may_be_their_masks(
     assert one.first_mask == tmp_path / "m/one.png"
     assert "nothing for two" in (two.problem or "")
     assert caplog.messages[-1].endswith("ignored: Thumb.jpg, one.png, two.PNG")
+
+
+@pytest.mark.parametrize("mask", ["one.png", "one.PNG"])
+def test_the_mask_beside_a_video_file_is_its_first_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mask: str
+) -> None:
+    touch(*(tmp_path / name for name in ("one.mp4", mask, "one.txt", "two.mp4", "other.png")))
+    caplog.set_level("INFO")
+    (one,) = discover(tmp_path / "one.mp4")
+    assert (one.first_mask, one.problem) == (tmp_path / mask, None)
+    assert caplog.messages[-1].endswith(f"no mask given; the first mask is {mask} beside it")
+    (two,) = discover(tmp_path / "two.mp4")
+    assert "no mask given" in (two.problem or "")
+    (given,) = discover(tmp_path / "one.mp4", tmp_path / "other.png")
+    assert given.first_mask == tmp_path / "other.png"
+    (prompted,) = discover(tmp_path / "one.mp4", prompts={"0": {1: Prompt(((1.0, 1.0, 1),))}})
+    assert prompted.first_mask is None
 
 
 def test_folders_of_frames_win_over_pictures_beside_them_if_masks_are_named_after_them(

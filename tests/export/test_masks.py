@@ -468,7 +468,7 @@ def test_masks_of_another_size_than_the_frames_leave_no_file(run: Path, tmp_path
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such folder"),
-        (["out", "--format", "gif"], "--format: got gif, expected one of davis"),
+        (["out", "--format", "gif"], "format: got gif, expected one of davis"),
         (["out", "--objects", "5"], "no object [5] in out; it has 1, 2, 7"),
         (["out", "--names", "knife=1"], "got 'knife', expected an object id"),
         (["out", "--output", "out/Annotations"], "which holds the input"),

@@ -14,6 +14,7 @@ from cutie_geo.data.listing import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
     SYSTEM_FILES,
+    entries,
     files_by_stem,
     frame_files,
     left_out,
@@ -50,7 +51,7 @@ def discover(
         mask: a PNG for the first frame, or a folder that holds, for each video, `<video>/` with masks named after
             frames or `<video>.png` for the first frame. With one video, masks may be directly in the folder. With
             one video it may also be a COCO or CVAT file, or a folder of YOLO labels. Default: `<video>.png` beside a
-            video file in the folder `video`.
+            video file.
         long_ids: read RGB masks.
         prompts: prompts of a single video, in addition to masks or instead of them.
         converted: folder for the PNG masks made from annotations of other programs. None: they are not read.
@@ -76,6 +77,8 @@ def discover(
     if video in videos.values():
         if video.is_dir():
             _tell_ignored_folders(video, mask)
+        elif mask is None and not prompts:
+            mask = _mask_beside(video)
         return _records(str(video), videos, mask, long_ids, prompts, converted)
     beside = {name: path for name, path in files_by_stem(video, MASK_SUFFIXES).items() if name in videos}
     if mask is None and beside and not prompts:
@@ -83,6 +86,16 @@ def discover(
     masks = beside if mask is not None and mask.is_dir() and mask.samefile(video) else {}
     _tell_ignored(video, [*videos.values(), *masks.values(), *([mask] if mask else [])])
     return _records(str(video), videos, mask, long_ids, prompts, converted)
+
+
+def _mask_beside(video: Path) -> Path | None:
+    """Return the mask file that is named after a video file, in its folder; None without one."""
+    for entry in entries(video.parent):
+        path = video.parent / entry.name
+        if path.stem == video.stem and path != video and path.suffix.lower() in MASK_SUFFIXES:
+            log.info("%s: no mask given; the first mask is %s beside it", video, entry.name)
+            return path
+    return None
 
 
 def _records(
