@@ -41,8 +41,9 @@ def measure_prompts(model: CutieGeo, size: tuple[int, int], repeats: int = REPEA
         encoded, found = prompter.encode(image), None
         for prompt in (None, first, second):
             if prompt is not None:
-                logits = None if found is None else found.logits
-                found = prompter.refine(encoded, prompt, whole.predict(encoded, prompt, logits), region)
+                # a further click corrects the mask of the one before, and predicts it afresh, too
+                for logits in (None,) if found is None else (found.logits, None):
+                    found = prompter.refine(encoded, prompt, whole.predict(encoded, prompt, logits), region)
             synchronise(model.device)
             times.append(time.perf_counter())
             busy.append(time.process_time())
