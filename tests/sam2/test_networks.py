@@ -134,7 +134,7 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
             lambda state: state | {"no_obj_ptr": torch.zeros(1, 5)},
             r"shape of no_obj_ptr: got \(1, 5\), expected \(1, 64\)",
         ),
-        (lambda state: state | {"no_obj_ptr": torch.full((1, 64), torch.nan)}, "not finite in no_obj_ptr"),
+        (lambda state: state | {"no_obj_ptr": torch.full((1, 64), torch.nan)}, "non-finite numbers in no_obj_ptr"),
         (lambda state: {"encoder.features.x": torch.zeros(2)}, "missing maskmem_tpos_enc"),
     ],
 )
