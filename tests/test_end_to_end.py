@@ -200,6 +200,7 @@ def test_a_clip_of_five_animals(test_data: Path, tmp_path: Path):
     assert palette[: len(labels.palette)] == labels.palette
 
 
+@pytest.mark.slow
 def test_a_first_mask_named_after_a_later_frame_belongs_to_it(tmp_path: Path):
     videos, _ = write_videos(tmp_path, ["bear"])
     mask = write_mask(tmp_path / "00002.png")

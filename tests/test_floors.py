@@ -41,6 +41,7 @@ def test_the_installed_releases_are_those_asked_for(needed: Requirement) -> None
     assert needed.specifier.contains(installed, prereleases=True)
 
 
+@pytest.mark.slow
 def test_no_repository_brings_code_of_its_own() -> None:
     """Classes that are found by name run the code of a repository unless they are told not to."""
     found = 0

@@ -93,6 +93,7 @@ def official_model(variant: str) -> CutieGeo:
     return CutieGeo(model_config(f"cutie-{variant}")).eval()
 
 
+@pytest.mark.slow
 def test_every_entry_of_an_official_file_finds_its_place(official_file: Path, official_model: CutieGeo) -> None:
     tensors = torch.load(official_file, weights_only=True)
     assert load_weights(official_model, official_file) == len(tensors)
@@ -123,6 +124,7 @@ def test_base_weights_are_refused_by_the_small_model_with_a_hint_and_the_other_w
     assert "and " in message.rsplit("; ", 1)[1]
 
 
+@pytest.mark.slow
 def test_a_cutie_checkpoint_is_known_by_its_encoder_and_ours_is_not_taken_for_one(
     weights: Weights, tmp_path: Path
 ) -> None:
@@ -257,6 +259,7 @@ def test_single_object_weights_gain_orthogonal_channels_in_a_multi_object_networ
         assert not torch.equal(state[name][:, -1], before[name][:, -1])
 
 
+@pytest.mark.slow
 def test_weights_that_went_to_two_objects_and_back_are_the_same(tmp_path: Path) -> None:
     start, multi, back = model(1, single_object=True), model(2), model(3, single_object=True)
     load_weights(multi, saved(dict(start.state_dict()), tmp_path / "single.pth"))
@@ -347,6 +350,7 @@ def test_code_in_a_file_is_refused_and_does_not_run(weights: Weights, tmp_path: 
     assert not trace.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_of_many_entries_is_refused_before_it_is_read(
     tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch

@@ -176,6 +176,7 @@ def published(request: pytest.FixtureRequest) -> Published:
     return request.getfixturevalue(f"published_by_{request.param}")
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_every_form_of_sam2_becomes_the_trunk_that_it_was_saved_from(published: Published, sam2: SAM2Base) -> None:
     ours, report = loaded(published.file, **VISION)
@@ -271,6 +272,7 @@ def depth_files(depth_anything: DepthAnythingForDepthEstimation, folder: Path) -
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "names"),
     [
@@ -295,6 +297,7 @@ def test_the_forms_of_depth_anything_have_the_published_names(
     assert names <= tensors_of(depth_files[form]).keys()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("form", "reported"), [("authors", "depth-anything"), ("hub", "transformers"), ("transformers 5", "transformers")]
@@ -473,6 +476,7 @@ def test_positions_of_another_grid_are_refused(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- warm start
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["base"], indirect=True)
 def test_all_behind_the_encoder_starts_from_a_cutie_checkpoint(official_file: Path) -> None:
     model = CutieGeo(build(ModelConfig, {"encoder": NANO}))
@@ -486,6 +490,7 @@ def test_all_behind_the_encoder_starts_from_a_cutie_checkpoint(official_file: Pa
     assert report == (len(behind), len(tensors) - len(behind), len(encoder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "channels", "problem"),
     [

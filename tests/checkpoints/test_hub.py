@@ -158,6 +158,7 @@ def loaded(folder: str | Path) -> CutieGeo:
 
 
 # ------------------------------------------------------------------------------------------------------------ folders
+@pytest.mark.slow
 def test_a_saved_folder_comes_back_on_the_cpu_in_float32_ready_to_track(model: CutieGeo, tmp_path: Path) -> None:
     save_pretrained(model, tmp_path / "a" / "b")
     assert sorted(path.name for path in (tmp_path / "a/b").iterdir()) == [
@@ -197,6 +198,7 @@ def test_saving_again_keeps_a_card_unless_there_is_more_to_say(model: CutieGeo, 
 
 
 # ----------------------------------------------------------------------------------------------------------- download
+@pytest.mark.slow
 def test_a_model_on_the_hub_comes_back(on_hub: str, model: CutieGeo) -> None:
     assert_same(load_model(f"hf://{on_hub}", device="cpu", precision="fp32"), model)
     assert_same(load_model(f"hf://{on_hub}@{COMMIT}", device="cpu", precision="fp32"), model)

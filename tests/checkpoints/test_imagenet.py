@@ -29,6 +29,7 @@ def preset(folder: Path, text: str = TINY_YAML) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_both_resnets_are_filled_and_new_channels_are_orthogonal(classifier: Path, tmp_path: Path) -> None:
     files = [f"weights.pixel_encoder={classifier}", f"weights.mask_encoder={classifier}"]
     model = load_model(preset(tmp_path), "none", "cpu", "fp32", files)

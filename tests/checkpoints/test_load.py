@@ -85,6 +85,7 @@ def test_weights_may_be_a_file(tiny_file: str, tmp_path: Path, as_text: bool, ca
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.slow
 def test_automatic_weights_are_the_ones_that_the_catalogue_fetches(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -154,6 +155,7 @@ def warning_of(caplog: pytest.LogCaptureFixture) -> str:
     return record.getMessage()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_cached")
 def test_random_weights_of_the_papers_model_need_no_file_and_no_network(caplog: pytest.LogCaptureFixture) -> None:
     model = random("cutie-geo-small")
@@ -163,6 +165,7 @@ def test_random_weights_of_the_papers_model_need_no_file_and_no_network(caplog: 
     assert model.encoder.geometry is not None
 
 
+@pytest.mark.slow
 def test_a_part_starts_from_the_file_that_is_given(files: Path, caplog: pytest.LogCaptureFixture) -> None:
     given = (f"weights.vision={files / 'vision.pt'}",)
     model = random(str(files / "geo.yaml"), overrides=given)

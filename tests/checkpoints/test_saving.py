@@ -118,6 +118,7 @@ def test_a_network_without_published_parts_comes_back_whole(nano: CutieGeo, tmp_
     assert_same(load_model(str(path.parent), device="cpu", precision="fp32"), nano)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_may_be_named_by_folder_or_by_file_beside_its_configuration(
     nano: CutieGeo, published: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +162,7 @@ def test_both_frozen_parts_are_named_and_come_back_from_files_given(published: P
     assert_same(load_model(str(folder), "auto", "cpu", "fp32", files), model)
 
 
+@pytest.mark.slow
 def test_files_of_frozen_parts_may_have_any_name(published: Path, saved: Path, tmp_path: Path) -> None:
     odd = tmp_path / "a: b #c" / "1.pt"
     odd.parent.mkdir()
@@ -180,6 +182,7 @@ def test_frozen_parts_in_half_precision_leave_the_checkpoint_as_it_was(
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_published_encoder_that_is_trained_on_is_stored(published: Path, tmp_path: Path) -> None:
     model = frozen(published, 1, ("encoder.freeze=false",))
     assert model.frozen_files == {}
@@ -202,6 +205,7 @@ def test_training_may_go_on_with_the_encoder_unfrozen(published: Path, saved: Pa
 
 
 # ---------------------------------------------------------------------------------------------------- frozen files
+@pytest.mark.slow
 def test_a_frozen_file_beside_the_checkpoint_is_found(published: Path, copied: Path) -> None:
     shutil.copy(published / VISION, copied / VISION)
     assert_same(load_model(str(copied), device="cpu", precision="fp32"), frozen(published))
@@ -363,6 +367,7 @@ def test_files_have_the_permissions_that_the_user_gives_new_files(
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pretrained", [False, True], ids=["save_checkpoint", "save_pretrained"])
 def test_a_failed_save_leaves_the_old_checkpoint_as_it_was(
     published: Path, nano: CutieGeo, copied: Path, pretrained: bool

@@ -428,6 +428,7 @@ def test_stages_that_are_files_are_looked_for_beside_the_table(
 
 
 # ---------------------------------------------------------------------------------------------------------------- table
+@pytest.mark.slow
 def test_a_table_shows_differences_and_what_is_missing() -> None:
     ours = {"J&F": 81.5, "J": 79.0, "F": 84.0}
     rows = [
@@ -515,6 +516,7 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 def test_rows_are_trained_segmented_scored_and_tabled(toy: list[str], tmp_path: Path, capsys: Said) -> None:
     assert ablate(*toy) == 0
     assert calls(tmp_path) == [
@@ -551,6 +553,7 @@ def test_other_masks_are_scored_anew(toy: list[str], tmp_path: Path) -> None:
     assert table["rows"][0]["ours"]["J"] < 100.0 == table["rows"][1]["ours"]["J"]
 
 
+@pytest.mark.slow
 def test_a_row_that_starts_from_another_trains_that_once(toy: list[str], tmp_path: Path) -> None:
     rows = [a_row(), a_row(name="two", starts_from="one")]
     write_table_file(tmp_path, rows=rows)
@@ -560,6 +563,7 @@ def test_a_row_that_starts_from_another_trains_that_once(toy: list[str], tmp_pat
     assert calls(tmp_path)[3:] == ["infer /out/one/masks", "infer /out/two/masks"]
 
 
+@pytest.mark.slow
 def test_chosen_rows_leave_the_others_as_they_are(toy: list[str], tmp_path: Path) -> None:
     assert ablate(*toy, "--rows", "plain, flipped") == 0  # which needs the weights of another
     assert calls(tmp_path) == ["train /out/plain", "infer /out/plain-flipped/masks"]

@@ -32,6 +32,7 @@ def bench(tmp_path: Path) -> Bench:
     return lambda *argv: main(["bench", *map(str, argv), *options])
 
 
+@pytest.mark.slow
 def test_every_combination_is_measured_and_written_with_what_it_was_measured_on(
     bench: Bench, tmp_path: Path, capsys: Said
 ):
@@ -147,6 +148,7 @@ def test_the_paper_s_encoder_costs_what_its_design_says():
     assert cost["fusion"] == pytest.approx(12, rel=0.03)
 
 
+@pytest.mark.slow
 def test_without_geometry_only_vision_and_its_fusion_cost_anything():
     cost = encoder_cost("cutie-geo-small", "encoder.geometry=none")
     assert "geometry (DINOv2)" not in cost
@@ -181,6 +183,7 @@ def test_views_of_an_ensemble_are_undone():
     assert [view.size((480, 854)) for view in ensemble((480, 854))][::2] == [(576, 1025), (624, 1110), (672, 1196)]
 
 
+@pytest.mark.slow
 def test_clicks_are_timed_with_a_head_of_random_weights(
     bench: Bench, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ):

@@ -119,6 +119,7 @@ def test_files_score_as_the_maps_do_in_memory(
     assert printed[3].split()[1] == f"{report['mIoU']:.1f}"
 
 
+@pytest.mark.slow
 def test_processes_write_the_same_bytes(roots: list[str], tmp_path: Path) -> None:
     for workers in (1, 2):
         report_of(tmp_path / f"{workers}.json", *roots, "--workers", workers)

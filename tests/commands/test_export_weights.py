@@ -24,6 +24,7 @@ def trained(tmp_path: Path) -> Path:
     return save_checkpoint(load_model(str(tmp_path / "tiny.yaml"), "none", "cpu", "fp32"), tmp_path / "final").parent
 
 
+@pytest.mark.slow
 def test_an_export_is_half_as_large_and_the_same_model(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +77,7 @@ def test_of_several_models_the_mean_of_their_weights_is_written(trained: Path, t
     assert all(torch.equal(mean.get_buffer(name), buffer) for name, buffer in own.named_buffers())
 
 
+@pytest.mark.slow
 def test_models_of_different_sizes_have_no_mean(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +88,7 @@ def test_models_of_different_sizes_have_no_mean(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_numbers_that_half_precision_cannot_hold_are_named(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +129,7 @@ def run_of(root: Path, trained: Path, stage: str, started_from: Path | str) -> P
     return final
 
 
+@pytest.mark.slow
 def test_the_card_of_a_tuned_model_keeps_data_and_licence_of_what_it_began_with(trained: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     card = tmp_path / "card.yaml"

@@ -62,6 +62,7 @@ def equal(a: CutieGeo, b: CutieGeo) -> bool:
     return all(np.array_equal(x.numpy(), y.numpy()) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_table_images_and_the_line_to_use(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -304,6 +304,7 @@ def test_rgb_masks_of_long_ids_are_read_where_asked_for(run: Run, tmp_path: Path
     assert summary(tmp_path / "out")["videos"]["bear"]["objects"] == [5, 70000]
 
 
+@pytest.mark.slow
 def test_more_objects_than_a_palette_holds(run: Run, tmp_path: Path):
     ids = range(1, 261)
     frames = write_frames(tmp_path / "crowd", 2)
@@ -313,6 +314,7 @@ def test_more_objects_than_a_palette_holds(run: Run, tmp_path: Path):
     assert look(tmp_path / "out" / "Annotations" / "crowd" / "00001.png").mode == "RGB"
 
 
+@pytest.mark.slow
 def test_results_are_the_same_bytes_for_any_number_of_workers_and_for_videos_alone(run: Run, tmp_path: Path):
     videos, masks = write_videos(tmp_path, ["bear", "cat"], frames=7)
     common = ("--video", videos, "--mask", masks, "--mem-every", 2)
@@ -490,6 +492,7 @@ def test_an_unfinished_video_is_redone_whatever_its_settings_were(run: Run, tmp_
     assert "error" not in summary(tmp_path / "out")["videos"]["bear"]
 
 
+@pytest.mark.slow
 def test_a_damaged_note_makes_the_video_redone(run: Run, tmp_path: Path, capsys: Said):
     videos, masks = write_videos(tmp_path, ["bear"])
     assert run("--video", videos, "--mask", masks) == 0
@@ -762,6 +765,7 @@ def test_overwrite_removes_no_png_that_this_program_did_not_write(run: Run, tmp_
 
 
 # ---------------------------------------------------------------------------------------------------------- the disk
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["write_labels", "write_probs", "_draw_into"])
 def test_a_full_disk_is_an_error_and_no_hang(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said, what: str
@@ -814,6 +818,7 @@ def one_video_of(tmp_path: Path) -> list[str]:
     return ["--video", str(frames), "--mask", str(mask), "--output", str(tmp_path / "out"), "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path, capsys: Said):
     weights, trap = tmp_path / "evil.pth", tmp_path / "trap"
     for content in (_Malice(str(trap)), {"model": _Malice(str(trap))}):
@@ -828,6 +833,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path, cap
     assert trap.exists(), "the trap works"
 
 
+@pytest.mark.slow
 def test_damaged_missing_and_foreign_checkpoints_are_refused(tmp_path: Path, capsys: Said):
     (tmp_path / "torn.pth").write_bytes(random.Random(0).randbytes(500))
     torch.save({"weight": torch.zeros(3)}, tmp_path / "foreign.pth")
@@ -842,6 +848,7 @@ def test_damaged_missing_and_foreign_checkpoints_are_refused(tmp_path: Path, cap
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_preset_is_recognised(tmp_path: Path, capsys: Said):
     torch.save(load.load_model("cutie-base", "none", "cpu", "fp32").state_dict(), tmp_path / "base.pth")
     argv = [*one_video_of(tmp_path), "--model", "cutie-small", "--weights", str(tmp_path / "base.pth")]
@@ -849,6 +856,7 @@ def test_a_checkpoint_of_another_preset_is_recognised(tmp_path: Path, capsys: Sa
     assert "the file looks like cutie-base" in only_error(capsys)
 
 
+@pytest.mark.slow
 def test_weights_are_known_by_their_content_not_their_place(tmp_path: Path, capsys: Said):
     options = tiny_options(tmp_path)
     model = load.load_model(options[1], "none", "cpu", "fp32")
@@ -865,6 +873,7 @@ def test_weights_are_known_by_their_content_not_their_place(tmp_path: Path, caps
     assert "made with other weights" in only_error(capsys)
 
 
+@pytest.mark.slow
 def test_what_was_loaded_is_told_without_being_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     options = tiny_options(tmp_path)
     weights = load.load_model(options[1], "none", "cpu", "fp32").state_dict()
@@ -883,6 +892,7 @@ def geo(tmp_path: Path) -> list[str]:
     return [*tiny_options(tmp_path), "--model", str(path)]
 
 
+@pytest.mark.slow
 def test_depth_is_a_picture_of_every_frame_at_its_own_size(geo: list[str], tmp_path: Path, capsys: Said):
     frames = write_frames(tmp_path / "bear", 5)
     mask = write_mask(tmp_path / "masks" / "00002.png")  # what comes before has a depth too
@@ -921,6 +931,7 @@ def test_key_value_changes_the_model_or_the_tracker(geo: list[str], tmp_path: Pa
     assert settings["tracker"]["long_term"]["num_prototypes"] == 64
 
 
+@pytest.mark.slow
 def test_a_model_saved_as_a_folder_is_a_model(geo: list[str], tmp_path: Path):
     save_checkpoint(load.load_model(geo[-1], "none", "cpu", "fp32"), tmp_path / "saved")
     arguments = [*one_video_of(tmp_path), "--precision", "fp32", "--device", "cpu"]
@@ -976,6 +987,7 @@ def test_weights_that_cannot_be_had_are_an_error_for_one_s_own_videos(
 
 
 # -------------------------------------------------------------------------------------------------------- progress
+@pytest.mark.slow
 def test_a_log_gets_a_line_for_each_video_and_not_for_each_frame(run: Run, tmp_path: Path, capsys: Said):
     videos, masks = write_videos(tmp_path, ["bear", "cat"], frames=20)
     assert run("--video", videos, "--mask", masks) == 0
@@ -987,6 +999,7 @@ def test_a_log_gets_a_line_for_each_video_and_not_for_each_frame(run: Run, tmp_p
     assert lines[0].startswith("bear: 20/20 frames in 00:0")
 
 
+@pytest.mark.slow
 def test_a_long_video_shows_life_in_a_log(run: Run, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.05)
     videos, masks = write_videos(tmp_path, ["bear"], frames=30)

@@ -34,6 +34,7 @@ def infer(folder: Path, output: str, *argv: object) -> int:
     return run_one("infer", [str(word) for word in [*words, "--precision", "fp32", "--cpu-threads", 1, *small]])
 
 
+@pytest.mark.slow
 def test_sam2_is_a_model_like_any_other(tmp_path: Path, capsys: Said) -> None:
     sam2 = ("--model", "sam2.1-hiera-tiny", "--weights", "none")
     assert infer(tmp_path, "out", *sam2, "--overlay", "--save-probs") == 0
@@ -50,6 +51,7 @@ def test_sam2_is_a_model_like_any_other(tmp_path: Path, capsys: Said) -> None:
     assert "bear was made with other model.overrides" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sam2_is_told_how_many_frames_a_folder_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its package scales distances in time by the length of clips that are short, and so knows it."""
     told = []
@@ -78,6 +80,7 @@ def test_sam2_is_told_how_many_frames_a_folder_has(tmp_path: Path, monkeypatch: 
     assert told == [4, None]
 
 
+@pytest.mark.slow
 def test_a_benchmark_of_several_objects_that_come_later_is_run(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_frames(tmp_path / "valid" / "JPEGImages" / name, 3)

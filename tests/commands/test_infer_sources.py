@@ -91,6 +91,7 @@ def test_standard_input_of_a_program_equals_the_file(tmp_path: Path) -> None:
         assert contents(tmp_path / name / "Annotations") == contents(tmp_path / "out" / "Annotations")
 
 
+@pytest.mark.slow
 def test_patterns_and_repeated_options_are_lists(tmp_path: Path) -> None:
     frames, mask = write_frames(tmp_path / "clip", 3), write_mask(tmp_path / "first.png")
     assert run(tmp_path, "--video", frames / "*.jpg", "--mask", mask) == 0

@@ -44,6 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return call
 
 
+@pytest.mark.slow
 def test_a_small_network_on_a_cpu_has_half_of_the_threads_encode_ahead_and_its_masks_stay(run, tmp_path: Path):
     assert run("ahead") == 2
     assert torch.get_num_threads() == 4

@@ -104,6 +104,7 @@ def test_an_invalid_clip_fails_alone_and_is_processed_again(weights: Path, wall:
     assert (wall / "out" / "Annotations" / "wall" / "00000.png").stat().st_mtime_ns == wall_before
 
 
+@pytest.mark.slow
 def test_a_cutie_model_can_propagate_the_masks(weights: Path, wall: Path) -> None:
     assert refine(weights, wall, "--propagator", "cutie-geo-tiny", "--size", 64, "mem_every=2") == 0
     tracking = summary(wall / "out")["settings"]["tracking"]
@@ -111,6 +112,7 @@ def test_a_cutie_model_can_propagate_the_masks(weights: Path, wall: Path) -> Non
     assert len(contents(wall / "out" / "Annotations" / "wall")) == FRAMES
 
 
+@pytest.mark.slow
 def test_a_segformer_makes_the_base_predictions(weights: Path, wall: Path) -> None:
     """Where no mask is good enough, they come out as they are."""
     torch.manual_seed(0)

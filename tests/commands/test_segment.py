@@ -118,6 +118,7 @@ def test_the_loss_falls_and_top1_rises_far_above_chance(trained: Path) -> None:
     assert final["encoder"]["model"] == NAME
 
 
+@pytest.mark.slow
 def test_masklets_are_made_once_for_all_runs(data: Path, trained: Path, tmp_path: Path, capsys: Said) -> None:
     files = sorted((data / "masklets").glob("*/*.safetensors"))
     assert [path.stem for path in files] == [f"clip{seed}" for seed in range(8)]
@@ -136,6 +137,7 @@ def test_masklets_are_made_once_for_all_runs(data: Path, trained: Path, tmp_path
     }
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_weights(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +213,7 @@ def test_invalid_trainings_are_refused(
 
 
 # --------------------------------------------------------------------------------------------------------- segmenting
+@pytest.mark.slow
 def test_clips_are_segmented_and_scored(data: Path, trained: Path, tmp_path: Path, capsys: Said) -> None:
     out = tmp_path / "out"
     assert segment(data, trained, out) == 0
@@ -235,6 +238,7 @@ def test_clips_are_segmented_and_scored(data: Path, trained: Path, tmp_path: Pat
     assert "was made with other order" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_base_fills_only_pixels_without_a_mask(data: Path, trained: Path, tmp_path: Path) -> None:
     """Maps of a folder, and those of a SegFormer, which are the same ones."""
     torch.manual_seed(0)

@@ -71,6 +71,7 @@ def errors(said: Said) -> list[str]:
 
 
 # -------------------------------------------------------------------------------------------------------------- submit
+@pytest.mark.slow
 def test_every_mask_of_visor_can_be_filled_back_from_the_zip(send: Submit, tmp_path: Path, visor: Path, capsys: Said):
     results = write_results(tmp_path / "out", visor)
     assert send() == 0
@@ -96,6 +97,7 @@ def test_what_infer_wrote_is_taken_with_its_masks_and_by_them(send: Submit, tmp_
     assert (tmp_path / "val.zip").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_the_same_results_make_the_same_bytes(send: Submit, tmp_path: Path, visor: Path):
     write_results(tmp_path / "out", visor)
     assert send() == 0
@@ -226,6 +228,7 @@ def test_the_container_writes_infer_s_mask_for_each_frame_and_nothing_else(
     assert written == contents(tmp_path / "out" / "Annotations")
 
 
+@pytest.mark.slow
 def test_the_container_delivers_what_it_can_and_says_what_it_could_not(
     entry: Callable[[list[str]], int], tmp_path: Path, capsys: Said
 ):

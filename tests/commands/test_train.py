@@ -158,6 +158,7 @@ def test_two_processes_of_two_clips_are_one_of_four(tmp_path: Path) -> None:
     assert max(float(gradient.abs().max()) for gradient in one["gradients"].values()) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_bar_tells_loss_speed_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_one("train", [*write_stage(tmp_path, steps=2), "--output", str(tmp_path / "runs")]) == 0
     last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("toy: 2/2 steps in")][-1]
@@ -263,6 +264,7 @@ def test_a_single_object_network_becomes_one_for_several(tmp_path: Path) -> None
     assert not model.config.single_object
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_and_what_features_do_not_need_is_left_out(tmp_path: Path) -> None:
     arguments = write_stage(tmp_path, TINY_GEO_YAML, steps=1)
     assert run_one("train", [*arguments, "--output", str(tmp_path / "runs")]) == 0

@@ -115,6 +115,7 @@ def test_workers_change_no_sample(data: ClipDataset):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_closing_ends_the_workers_and_ctrl_c_is_not_theirs(data: ClipDataset):
     before = {child.pid for child in multiprocessing.active_children()}
     with closing(clip_loader(data, batch=1, total_steps=1000, workers=1)) as steps:  # type: ignore[type-var]

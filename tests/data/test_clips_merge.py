@@ -92,6 +92,7 @@ def test_an_empty_clip_has_no_slots():
     assert not slots.any()
 
 
+@pytest.mark.slow
 def test_a_twin_looks_like_its_object_and_is_one_of_its_own_or_background():
     images, labels = clip(50, {1: (slice(8, 16), slice(10, 20))})
     images[:, :, 8:16, 10:20] = 200

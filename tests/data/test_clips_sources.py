@@ -55,6 +55,7 @@ def test_an_item_is_a_masked_frame_and_is_part_of_its_clip(tmp_path: Path):
         assert max(abs(b - a) for a, b in pairwise(times)) <= 4
 
 
+@pytest.mark.slow
 def test_skips_are_divided_by_the_frame_interval(tmp_path: Path):
     video = write_video(tmp_path, "a", [SHOWN] * 30)
     config = small(video=PLAIN, max_skip=((0.0, 4), (0.5, 8)))

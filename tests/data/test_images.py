@@ -155,6 +155,7 @@ def test_probabilities_that_claim_more_than_they_hold_are_refused(tmp_path: Path
         read_probs(path)
 
 
+@pytest.mark.slow
 def test_images_are_opened_in_one_place() -> None:
     package = Path(cutie_geo.__file__).parent
     where = set()

@@ -178,6 +178,7 @@ def test_an_unread_reader_starts_no_thread():
     assert not own_threads("read-ahead")
 
 
+@pytest.mark.slow
 def test_closing_does_not_wait_for_a_source_that_is_stuck():
     release = threading.Event()
 

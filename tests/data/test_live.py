@@ -151,6 +151,7 @@ def jpegs(count: int) -> list[bytes]:
     return images
 
 
+@pytest.mark.slow
 def test_servers_that_say_nothing_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "OPEN_SECONDS", 0.3)
     monkeypatch.setattr(sources, "READ_SECONDS", 0.5)

@@ -233,6 +233,7 @@ def test_times_are_used_if_they_leave_the_constant_rate(tmp_path, times, used):
     assert shown == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(480, 854), (180, 320)])
 def test_a_video_has_the_same_bytes_however_many_cores_there_are(tmp_path, monkeypatch, size):
     pictures = [np.random.default_rng(t).integers(0, 256, (*size, 3)).astype(np.uint8) for t in range(6)]

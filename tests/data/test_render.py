@@ -34,6 +34,7 @@ def test_a_seed_gives_the_same_bytes_whatever_the_global_generator_does():
     assert np.random.get_state()[2] == before  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_seeds_differ(clips):
     assert len({clip.images.tobytes() for clip in clips}) == len(clips)
     assert len({clip.labels.tobytes() for clip in clips}) == len(clips)
@@ -65,6 +66,7 @@ def test_without_late_comers_the_first_frame_shows_every_object():
         assert np.unique(first.labels).tolist()[-4:] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_with_late_comers_the_first_frame_lacks_some():
     config = replace(SMALL, late_probability=1.0, min_objects=4, max_objects=4)
     for seed in range(8):
@@ -195,6 +197,7 @@ def test_a_knob_that_cannot_work_is_refused_by_name(knobs, message):
         SceneConfig(**knobs)
 
 
+@pytest.mark.slow
 def test_a_negative_seed_and_a_hopeless_config_are_refused_at_the_call():
     with pytest.raises(ValueError, match="render seed: got -1"):
         render_frames(-1, SMALL)
@@ -202,6 +205,7 @@ def test_a_negative_seed_and_a_hopeless_config_are_refused_at_the_call():
         render_frames(0, replace(SMALL, frames=1, min_objects=2, late_probability=1.0))  # no time left to come in
 
 
+@pytest.mark.slow
 def test_rendering_keeps_up_with_training():
     """A loose bound, of processor time, and the best of three, so that a busy machine does not fail it."""
     config = SceneConfig(min_objects=4, max_objects=4)

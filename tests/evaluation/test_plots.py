@@ -26,6 +26,7 @@ def of(frames: str, *values: float) -> dict[str, list]:
     return {"frames": list(frames), "J_per_frame": list(values)}
 
 
+@pytest.mark.slow
 def test_a_bar_is_as_long_as_its_score() -> None:
     figure = bar_chart({"J": [50.0, 100.0], "F": [25.0, None]}, ["one", "two"], ["37.5", ""])
     (axes,) = figure.axes

@@ -28,6 +28,7 @@ def children() -> int:
     return len(multiprocessing.active_children())
 
 
+@pytest.mark.slow
 def test_processes_change_no_number_and_no_order(roots: tuple[Path, Path]) -> None:
     todo = jobs(*roots, ["c", "a", "b"], Settings())
     serial = list(score_sequences(todo))

@@ -134,6 +134,7 @@ def test_frames_that_a_scale_makes_too_small_are_refused(tiny_model: CutieGeo) -
 
 
 # ----------------------------------------------------------------------------------------------------------- the sum
+@pytest.mark.slow
 @pytest.mark.parametrize("feedback", ["own", "merged"])
 @pytest.mark.parametrize("long_term", [False, True])
 def test_an_ensemble_of_one_view_is_a_tracker(tiny_model: CutieGeo, feedback: str, long_term: bool) -> None:
@@ -146,6 +147,7 @@ def test_an_ensemble_of_one_view_is_a_tracker(tiny_model: CutieGeo, feedback: st
     assert ensemble.object_ids == tracker.object_ids == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feedback", ["own", "merged"])
 def test_two_equal_views_say_what_one_says(feedback: str) -> None:
     model = randomised(CutieGeo(tiny_geo_config())).eval()
@@ -317,6 +319,7 @@ def test_memory_is_that_of_the_views_and_no_more(tiny_model: CutieGeo) -> None:
     assert held[-1] == held[-3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feedback", ["own", "merged"])
 def test_a_saved_ensemble_goes_on_with_the_same_numbers(tiny_model: CutieGeo, feedback: str, tmp_path: Path) -> None:
     frames = video(6, (1, 4))
@@ -352,6 +355,7 @@ def test_states_that_are_none_are_refused(tiny_model: CutieGeo) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- whole videos
+@pytest.mark.slow
 @pytest.mark.parametrize("lookahead", [1, 3])
 def test_a_video_is_segmented_by_an_ensemble_as_by_a_tracker(tiny_model: CutieGeo, lookahead: int) -> None:
     frames = video(6, (1, 4))
@@ -411,6 +415,7 @@ def test_an_ensemble_is_part_of_what_decides_the_masks() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- together and apart
+@pytest.mark.slow
 @pytest.mark.parametrize("feedback", ["own", "merged"])
 @pytest.mark.parametrize(("devices", "workers"), [((), 2), (("cpu", "cpu"), None), ((), 8)])
 def test_views_may_be_spread_over_threads(
@@ -561,6 +566,7 @@ def test_infer_refuses_views_that_make_no_sense(
 
 
 # ------------------------------------------------------------------------------------------- corrections, and whose ids
+@pytest.mark.slow
 @pytest.mark.parametrize("feedback", ["own", "merged"])
 def test_a_correction_reaches_every_view(tiny_model: CutieGeo, feedback: str) -> None:
     frames = video(7)

@@ -49,6 +49,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_runs_may_be_named_by_their_masks_and_earlier_layouts_are_refused(runs: Path, capsys: Said) -> None:
     assert fuse(runs, "a", "b", "--output", "out") == 0
     capsys.readouterr()
@@ -114,6 +115,7 @@ def test_three_maps_by_hand(runs: Path) -> None:
     assert set(read_ids(runs / "out" / "Annotations" / "cat" / "00000.png").flat) == {2}
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_left_and_other_settings_are_refused(runs: Path, capsys: Said) -> None:
     assert fuse(runs, "a", "b", "--output", "out") == 0
     written = contents(runs / "out" / "Annotations" / "bear")
@@ -128,6 +130,7 @@ def test_what_is_complete_is_left_and_other_settings_are_refused(runs: Path, cap
     assert fuse(runs, "a", "b", "--output", "out", "--remove-small", 5, "--overwrite") == 0
 
 
+@pytest.mark.slow
 def test_runs_that_do_not_fit_are_named(runs: Path, capsys: Said) -> None:
     whole = runs / "b" / "probs" / "bear" / "00002.npz"
     probs, ids = read_probs(whole)
@@ -157,6 +160,7 @@ def test_runs_that_do_not_fit_are_named(runs: Path, capsys: Said) -> None:
     assert "no probabilities of frame 00002, expected a run with --save-probs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_calls_that_make_no_sense_are_refused(runs: Path, capsys: Said) -> None:
     for argv, words in (
         (("a", "--output", "out"), "fuse: got 1 run, expected two or more"),

@@ -257,6 +257,7 @@ def always_positive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PromptHead, "forward", called)
 
 
+@pytest.mark.slow
 def test_infer_and_prompt_use_the_head_without_any_other_file(
     saved: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -301,6 +302,7 @@ def static_sets(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*mode.*deprecated:DeprecationWarning")
 def test_evaluate_counts_clicks_by_set(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -41,6 +41,7 @@ def steps(method: Method, images: list[torch.Tensor], masks: dict[int, np.ndarra
     return [method.step(image, masks.get(t)) for t, image in enumerate(images)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_probabilities_are_the_weighted_mean_of_what_each_model_says_alone(
     models: list[CutieGeo], workers: int

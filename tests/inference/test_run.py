@@ -242,6 +242,7 @@ def test_a_list_of_files_that_was_tampered_with_removes_nothing_elsewhere(tmp_pa
     assert all(path.is_file() for path in mine)
 
 
+@pytest.mark.slow
 def test_a_mask_that_was_changed_by_hand_is_made_anew_only_on_demand(
     tiny_model: CutieGeo, records: list[VideoRecord], tmp_path: Path
 ):

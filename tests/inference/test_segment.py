@@ -148,6 +148,7 @@ def test_lookahead_below_one_is_refused(tiny_model: CutieGeo) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- encoding ahead
+@pytest.mark.slow
 @pytest.mark.parametrize("lookahead", [1, 3])
 @pytest.mark.parametrize("masks", [(0,), (2, 4)])
 def test_frames_encoded_by_another_thread_are_segmented_as_one_by_one(
@@ -250,6 +251,7 @@ def test_depth_that_was_not_kept_can_not_be_restored(geo_model: CutieGeo) -> Non
         tracker.restore_depth(tracker.encode(torch.rand(3, *SIZE)))
 
 
+@pytest.mark.slow
 def test_masks_of_known_objects_are_corrections_where_a_user_means_them_so(tiny_model: CutieGeo) -> None:
     images, labels = synthetic_video(*SIZE, 6)
     masks = {0: GivenMask(labels[0], (1, 2)), 3: GivenMask(labels[3], (2, 3))}

@@ -248,6 +248,7 @@ def test_frames_of_another_size_or_kind_are_refused(tiny_model: CutieGeo) -> Non
 
 
 # -------------------------------------------------------------------------------------------------------- removal
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"mem_every": 2}, LONG], ids=["working", "long term"])
 @pytest.mark.parametrize("gone", [[1], [2], [3], [1, 3]])
 def test_a_removed_object_leaves_no_trace(tiny_model: CutieGeo, options: dict[str, Any], gone: list[int]) -> None:
@@ -308,6 +309,7 @@ def test_removing_what_is_not_there_is_an_error_that_changes_nothing(tiny_model:
 
 
 # ------------------------------------------------------------------------------------------------ chunks and reads
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_chunks_of_objects_change_no_value(tiny_model: CutieGeo, chunk: int) -> None:
     images, labels = clip(6)
@@ -328,6 +330,7 @@ def test_fewer_tokens_than_top_k_are_all_read(tiny_model: CutieGeo) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- state
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"mem_every": 2}, LONG], ids=["working", "long term"])
 def test_a_resumed_video_goes_on_bit_for_bit(tiny_model: CutieGeo, options: dict[str, Any]) -> None:
     images, labels = clip(14)

@@ -65,6 +65,7 @@ def require_equal(results: Any, expected: dict[str, np.ndarray]) -> None:
         assert got[name].astype(np.int32).tobytes() == labels.astype(np.int32).tobytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [-1, 48])
 def test_an_opencv_loop_equals_the_command_line(size: int, model: Any, tmp_path: Path) -> None:
     film, mask = write_film(tmp_path / "film.mp4", 5), write_mask(tmp_path / "first.png")
@@ -99,6 +100,7 @@ def test_the_loop_of_the_documentation_keeps_ids(model: Any, tmp_path: Path, mon
     assert [labels.tolist() for labels in found] == [labels.tolist() for labels in expected.values()]
 
 
+@pytest.mark.slow
 def test_every_kind_of_source_gives_the_same(model: Any, tmp_path: Path) -> None:
     frames, mask = write_frames(tmp_path / "clip", 3), write_mask(tmp_path / "first.png")
     files = sorted(frames.glob("*.jpg"))
@@ -183,6 +185,7 @@ def test_an_object_that_is_not_seen_has_a_mask_and_no_box() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ files
+@pytest.mark.slow
 def test_segment_writes_what_the_command_writes(tmp_path: Path) -> None:
     film, mask = write_film(tmp_path / "film.mp4", 3), write_mask(tmp_path / "first.png")
     expected = command(tmp_path, "--video", film, "--mask", mask, "--mem-every", 2, "--overlay")
@@ -203,6 +206,7 @@ def test_segment_writes_what_the_command_writes(tmp_path: Path) -> None:
         cutie_geo.segment(film, mask, output=tmp_path / "python", **(options | {"mem_every": 3}))
 
 
+@pytest.mark.slow
 def test_segment_takes_frames_and_masks_in_memory(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY_YAML)
     options: dict[str, Any] = {"model": str(tmp_path / "tiny.yaml"), **OPTIONS}
@@ -360,6 +364,7 @@ def require_same_steps(segmenter: Method) -> None:
     assert torch.equal(maps[0], maps[2])
 
 
+@pytest.mark.slow
 def test_make_segmenter_gives_every_kind(model: Any) -> None:
     for arguments, name in [
         ({}, "Tracker"),

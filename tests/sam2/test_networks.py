@@ -90,6 +90,7 @@ def test_random_weights_are_the_same_on_every_call_and_come_with_a_warning(caplo
     assert not first.training
 
 
+@pytest.mark.slow
 def test_weights_may_be_a_published_file_or_safetensors(file: Path, published: dict[str, Tensor]) -> None:
     again = file.with_suffix(".safetensors")
     save_file(published, again)

@@ -111,6 +111,7 @@ def test_masks_are_those_of_the_package_s_image_predictor(
     assert np.abs(seen[0].numpy() - wanted).max() < 1e-5 * max(1, np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_a_shared_trunk_runs_once_for_both(geo: CutieGeo) -> None:
     calls: list[int] = []
     handle = geo.encoder.vision.trunk.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr]
@@ -122,6 +123,7 @@ def test_a_shared_trunk_runs_once_for_both(geo: CutieGeo) -> None:
     assert (results[0].labels == 3).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(200, 330), (97, 150)])
 def test_prompts_follow_the_frame_into_its_grid(geo: CutieGeo, size: tuple[int, int]) -> None:
     """A frame with a border of padding, twice as large a file: the prompt means the same pixels."""
@@ -150,6 +152,7 @@ def test_an_ensemble_shares_the_trunk_of_its_first_view(
     assert np.mean(alone.labels == together.labels) > 0.999
 
 
+@pytest.mark.slow
 def test_prompts_are_given_to_a_view_that_is_no_mirror(geo: CutieGeo) -> None:
     prompter, shown = Prompter(PromptHead(sam2(), own_trunk=False)), frame({1: PROMPTS["a box"]})
     alone, _ = prompter.given(Tracker(geo), shown)
@@ -188,6 +191,7 @@ def test_masks_lie_over_prompts_and_prompts_share_the_rest(geo: CutieGeo) -> Non
         prompter.given(Tracker(geo), shown._replace(prompts={9: PROMPTS["a box"]}))
 
 
+@pytest.mark.slow
 def test_what_a_head_is_made_of_stays_whole() -> None:
     model, image = sam2(), torch.from_numpy(picture().copy()).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
@@ -251,6 +255,7 @@ def test_infer_takes_points_and_boxes_and_says_so(tmp_path: Path, capsys: Said) 
     }
 
 
+@pytest.mark.slow
 def test_points_at_a_sam2_are_for_that_sam2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No other is loaded, and the one that has made the masks segments: its objects are there on the last frame."""
     monkeypatch.setattr("cutie_geo.runs.infer.load_any", lambda *args: sam2())
@@ -265,6 +270,7 @@ def test_points_at_a_sam2_are_for_that_sam2(tmp_path: Path, monkeypatch: pytest.
     assert set(np.unique(read_ids(tmp_path / "out" / "Annotations" / "bear" / "00000.png"))) == {0, 5}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_sam2")
 def test_prompt_writes_the_masks_that_infer_would_use(tmp_path: Path, capsys: Said) -> None:
     video = written(tmp_path)
@@ -321,6 +327,7 @@ def test_prompt_writes_no_masks_among_the_frames(tmp_path: Path, capsys: Said) -
     assert "--output: results would be inside the input" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

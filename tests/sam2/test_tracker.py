@@ -66,6 +66,7 @@ def test_frames_of_three_objects_have_the_masks_of_the_package(release: str, fra
     assert 0.05 < (seen > 0).float().mean() < 0.95
 
 
+@pytest.mark.slow
 def test_objects_that_come_are_corrected_and_leave_have_the_masks_of_the_package(
     model: Sam2Model, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_other_ways_to_remember_are_the_packages_too(overrides: tuple[str, ...],
     assert_same(ours, theirs)
 
 
+@pytest.mark.slow
 def test_nothing_is_forgotten_that_is_still_read(model: Sam2Model, tmp_path: Path) -> None:
     images, labels = video(20, tmp_path)
     tracker, hasty = Sam2Tracker(model), Sam2Tracker(model)
@@ -130,6 +132,7 @@ def test_nothing_is_forgotten_that_is_still_read(model: Sam2Model, tmp_path: Pat
         hasty.step(images[1])
 
 
+@pytest.mark.slow
 def test_a_short_clip_of_known_length_has_the_masks_of_the_package(model: Sam2Model, tmp_path: Path) -> None:
     images, labels = video(9, tmp_path)
     stock = beside(model, images, tmp_path)
@@ -139,6 +142,7 @@ def test_a_short_clip_of_known_length_has_the_masks_of_the_package(model: Sam2Mo
     assert_same(ours, list(stock.follow(0, 9)))
 
 
+@pytest.mark.slow
 def test_half_precision_rounds_as_it_does_in_the_package(tmp_path: Path) -> None:
     model = tiny_sam2()
     model.precision = torch.bfloat16
@@ -165,6 +169,7 @@ def test_frames_in_a_folder_look_the_same_to_both(model: Sam2Model, tmp_path: Pa
 
 
 # --------------------------------------------------------------------------------------------------------------- memory
+@pytest.mark.slow
 def test_memory_is_full_after_fifteen_frames_and_holds_what_is_read(model: Sam2Model, tmp_path: Path) -> None:
     images, labels = video(24, tmp_path)
     stock = beside(model, images, tmp_path)
@@ -216,6 +221,7 @@ def test_a_thousand_frames_take_no_more_memory_than_a_hundred(model: Sam2Model, 
     assert theirs[2] - theirs[1] > 500 * (16 * 4 * 4 * 2 + 16 * 16 * 4)
 
 
+@pytest.mark.slow
 def test_masks_on_many_frames_cost_memory_unless_it_is_limited(tmp_path: Path) -> None:
     images, labels = video(16, tmp_path)
     sizes = []

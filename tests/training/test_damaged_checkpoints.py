@@ -68,6 +68,7 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip_first, flip_middle, halve, empty, Path.unlink], ids=lambda fn: fn.__name__)
 @pytest.mark.parametrize("name", FILES)
 def test_damage_is_named_and_the_checkpoint_before_is_used(
