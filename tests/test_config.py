@@ -285,6 +285,7 @@ def test_every_preset_loads() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_tiny_preset_is_trained_as_a_whole_and_has_at_most_12_million_parameters() -> None:
     config = model_config("cutie-geo-tiny")
     assert config.encoder.starts == {}

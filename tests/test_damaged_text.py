@@ -35,6 +35,7 @@ def test_yaml_is_one_line(name: str, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", [".".join(["a"] * 5000) + "=1", "a=" + "[" * 5000, "a=" + "{a: " * 5000])
 def test_overrides_nested_deeply_are_one_line(item: str) -> None:
     with pytest.raises(ValueError, match=r"^override '.*nested too deeply") as caught:

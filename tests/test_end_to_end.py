@@ -84,6 +84,7 @@ def test_sigterm_leaves_as_cleanly(tmp_path: Path):
 
 
 # ---------------------------------------------------------------------------------------------------------- the disk
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     videos, masks = write_videos(tmp_path, ["bear"], frames=40)
     disk = tmp_path / "disk"
@@ -158,6 +159,7 @@ def test_the_package_is_a_program_too():
 
 
 # -------------------------------------------------------------------------------------------------------- real clips
+@pytest.mark.slow
 def test_a_davis_sequence(test_data: Path, tmp_path: Path):
     real = test_data / "data" / "davis2016-train-270p"
     name = sorted(path.name for path in (real / "JPEGImages" / "480p").iterdir())[0]
@@ -179,6 +181,7 @@ def test_a_davis_sequence(test_data: Path, tmp_path: Path):
     assert (read_ids(sorted((out / "Annotations" / name).iterdir())[0]) == first).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_a_clip_of_five_animals(test_data: Path, tmp_path: Path):
     real = test_data / "data" / "clips" / "penguins"
     name = "003234408d"

@@ -309,6 +309,7 @@ def test_masks_are_imported_by_frame_name(app: App, tmp_path: Path) -> None:
         assert np.array_equal(decode_runs(runs, (36, 48), "labels"), labels)
 
 
+@pytest.mark.slow
 def test_annotations_of_an_export_are_imported(app: App, clip: Path, tmp_path: Path, tiny_model: Any) -> None:
     with app.client.websocket_connect(events(app)) as socket:
         page = Page(socket)
@@ -326,6 +327,7 @@ def test_annotations_of_an_export_are_imported(app: App, clip: Path, tmp_path: P
                 assert Page(socket).state["status"]["objects"][0]["name"] == "red <b>square</b>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "error"),
     [
@@ -387,6 +389,7 @@ def test_clicks_boxes_and_strokes_become_the_session_s_masks(app: App, clip: Pat
         assert np.array_equal(session.labels(0), shown)
 
 
+@pytest.mark.slow
 def test_the_shown_frame_is_encoded_once_and_before_the_click(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,6 +490,7 @@ def test_protected_objects_and_approved_frames_do_not_change(app: App) -> None:
         assert "expected 0 to 5" in page.ask("prompt", frame=6, object=1, box=[1, 1, 5, 5])["error"]
 
 
+@pytest.mark.slow
 def test_what_was_done_is_there_again(clip: Path, tmp_path: Path, tiny_model: Any) -> None:
     with opened(clip, tmp_path / "work", model=tiny_model) as app, app.client.websocket_connect(events(app)) as socket:
         page = Page(socket)
@@ -539,6 +543,7 @@ def test_tracking_goes_on_without_a_page_and_a_new_page_catches_up(app: App) -> 
     assert state["status"]["tracked"] == [[1, 5]]
 
 
+@pytest.mark.slow
 def test_stopped_tracking_keeps_what_is_done_and_goes_on(tmp_path: Path, tiny_model: Any) -> None:
     clip = write_clip(tmp_path / "clip", 25)
     with opened(clip, tmp_path / "work", model=tiny_model) as app, app.client.websocket_connect(events(app)) as socket:
@@ -696,6 +701,7 @@ def test_frames_that_link_elsewhere_are_refused(tmp_path: Path, tiny_model: Any)
         assert answer.status_code == 400 and "is a link to a place outside" in answer.json()["error"]
 
 
+@pytest.mark.slow
 def test_videos_that_nobody_watches_are_closed(
     tmp_path: Path, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

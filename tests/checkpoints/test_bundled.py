@@ -16,6 +16,7 @@ from cutie_geo.checkpoints.saving import CONFIG_FILE
 MOST_PARAMETERS, MOST_BYTES = 12e6, 24e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(BUNDLED))
 def test_bundled_weights_are_small_and_loaded_by_default(name: str) -> None:
     file = bundled_file(name)

@@ -114,6 +114,7 @@ def test_an_official_file_may_hold_its_computed_entries(
     assert load_weights(official_model, saved(full, tmp_path / "full.pth")) == len(full)
 
 
+@pytest.mark.slow
 def test_base_weights_are_refused_by_the_small_model_with_a_hint_and_the_other_way_round(
     official_file: Path, variant: str
 ) -> None:
@@ -217,6 +218,7 @@ def test_tensors_without_plain_numbers_are_refused(weights: Weights, tmp_path: P
     refusal(built(2, False), saved(weights, tmp_path / "w.pth"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPUTED)
 def test_position_frequencies_may_be_there_but_not_those_of_another_model(
     source: CutieGeo, weights: Weights, tmp_path: Path, name: str
@@ -243,6 +245,7 @@ def test_multi_object_weights_lose_their_last_channels_in_a_single_object_networ
         assert torch.equal(state[name], kept)
 
 
+@pytest.mark.slow
 def test_single_object_weights_gain_orthogonal_channels_in_a_multi_object_network(tmp_path: Path) -> None:
     given = model(1, single_object=True).state_dict()
     multi = model(2)

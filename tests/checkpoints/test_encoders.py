@@ -188,6 +188,7 @@ def test_every_form_of_sam2_becomes_the_trunk_that_it_was_saved_from(published: 
     assert f"{report.loaded} tensors loaded from {published.file.name} ({published.form}), " in str(report)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("published", ["sam2", "transformers"], indirect=True)
 def test_forms_with_a_pyramid_become_the_one_that_they_were_saved_from(published: Published) -> None:
@@ -202,6 +203,7 @@ def test_a_trunk_of_timm_has_no_pyramid(published_by_timm: Published) -> None:
     assert "8 entries do not fit hiera-tiny: missing neck.convs.0.conv.weight" in message
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_trunk_of_timm_may_be_wrapped_for_features(tmp_path: Path) -> None:
     """timm's `features_only` networks hold the trunk as `model`."""
@@ -364,6 +366,7 @@ def test_a_damaged_file_and_one_with_code_are_refused(tmp_path: Path) -> None:
     assert "damaged or no weights" in refusal(path, **NANO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "wanted"), [("small", "tiny"), ("small", "base-plus"), ("tiny", "small"), ("base-plus", "tiny")]
 )
@@ -386,6 +389,7 @@ def test_a_depth_network_is_no_vision_encoder(form: str, depth_files: dict[str, 
     assert NO_VISION in refusal(depth_files[form], **VISION)
 
 
+@pytest.mark.slow
 def test_a_file_of_sam2_is_no_depth_network_and_no_masked_autoencoder(published: Published) -> None:
     assert NO_GEOMETRY in refusal(published.file, "geometry", **GEOMETRY)
     message = refusal(published.file, vision_init="mae", **VISION)
@@ -467,6 +471,7 @@ def test_the_window_of_split_positions_is_the_tile_that_fits_best() -> None:
     torch.testing.assert_close(tile[0].flatten(1).mT, best)
 
 
+@pytest.mark.slow
 def test_positions_of_another_grid_are_refused(tmp_path: Path) -> None:
     weights = timm.create_model("hiera_tiny_224.mae").state_dict()
     weights["pos_embed"] = weights["pos_embed"][:, :100]

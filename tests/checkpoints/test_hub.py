@@ -173,6 +173,7 @@ def test_a_saved_folder_comes_back_on_the_cpu_in_float32_ready_to_track(model: C
         assert_same(again, model)
 
 
+@pytest.mark.slow
 def test_a_folder_named_like_a_preset_does_not_hide_the_preset(
     model: CutieGeo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +264,7 @@ def test_without_a_network_there_are_only_local_files() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- upload
+@pytest.mark.slow
 def test_a_pushed_model_comes_back(hub: Repositories, model: CutieGeo) -> None:
     address = push_to_hub(model, "me/new", {"data": "DAVIS 2017", "title": "Nano"})
     assert address.endswith(f"/me/new/commit/{COMMIT}")

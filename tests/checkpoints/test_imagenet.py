@@ -52,6 +52,7 @@ def load_resnet_into(model: torch.nn.Module, path: Path) -> None:
     model.load_state_dict({k: v for k, v in load_file(path).items() if not k.startswith(("layer4.", "fc."))})
 
 
+@pytest.mark.slow
 def test_training_starts_from_what_the_catalogue_has(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ def test_training_starts_from_what_the_catalogue_has(
     assert asked == []
 
 
+@pytest.mark.slow
 def test_another_networks_file_is_refused(classifier: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_file(timm.create_model("resnet34", pretrained=False).state_dict(), other)

@@ -33,6 +33,7 @@ def random(name: str, precision: str = "fp32", overrides: tuple[str, ...] = ()) 
 
 
 # ------------------------------------------------------------------------------------------------------------- names
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "vision", "count"), [("small", "resnet18", 28747578), ("base", "resnet50", 35024186)])
 def test_a_preset_has_the_size_of_the_official_model(name: str, vision: str, count: int) -> None:
     model = random(f"cutie-{name}")
@@ -60,6 +61,7 @@ def test_an_override_that_makes_no_sense_is_refused(tiny_file: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- weights
+@pytest.mark.slow
 def test_random_weights_are_the_same_on_every_call_and_come_with_a_warning(
     tiny_file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -74,6 +76,7 @@ def test_random_weights_are_the_same_on_every_call_and_come_with_a_warning(
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_text", [True, False])
 def test_weights_may_be_a_file(tiny_file: str, tmp_path: Path, as_text: bool, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "w.pth"
@@ -190,6 +193,7 @@ def test_a_warm_start_fills_all_behind_the_encoders(files: Path, caplog: pytest.
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "given", "empty"),
     [
@@ -270,6 +274,7 @@ def test_a_cutie_checkpoint_as_weights_of_a_fused_model_is_pointed_to_the_warm_s
         load_model(str(files / "geo.yaml"), files / "cutie.pth", "cpu")
 
 
+@pytest.mark.slow
 def test_all_tensors_in_one_file_need_no_published_one(files: Path, tmp_path: Path) -> None:
     model = randomised(random(str(files / "geo.yaml")))
     torch.save(model.state_dict(), tmp_path / "all.pth")

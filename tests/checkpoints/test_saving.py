@@ -133,6 +133,7 @@ def test_a_weights_file_is_enough_by_itself(nano: CutieGeo, tmp_path: Path) -> N
     assert_same(load_model(str(folder), device="cpu", precision="fp32"), nano)
 
 
+@pytest.mark.slow
 def test_the_configuration_that_comes_back_knows_no_paths(published: Path, saved: Path) -> None:
     description = read_description(saved / "model.safetensors")
     assert description is not None
@@ -211,6 +212,7 @@ def test_a_frozen_file_beside_the_checkpoint_is_found(published: Path, copied: P
     assert_same(load_model(str(copied), device="cpu", precision="fp32"), frozen(published))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stated_by_hub", [False, True])
 def test_a_frozen_file_of_the_catalogue_is_found_in_the_cache(
     published: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated_by_hub: bool
@@ -343,6 +345,7 @@ def test_overrides_of_a_checkpoint_are_checked(saved: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
+@pytest.mark.slow
 def test_saving_again_replaces_the_older_checkpoint(published: Path, nano: CutieGeo, tmp_path: Path) -> None:
     save_checkpoint(frozen(published), tmp_path)
     save_checkpoint(nano, tmp_path)

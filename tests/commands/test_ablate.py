@@ -727,6 +727,7 @@ def test_curves_and_scores_are_logged_once(toy: list[str], tmp_path: Path, monke
     assert len(run.logged) == 1
 
 
+@pytest.mark.slow
 def test_a_tracker_that_fails_costs_no_row(toy: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
 

@@ -45,6 +45,7 @@ def names(text: str) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the source
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["clip.mp4", "frames", "./a=b.mp4"])
 def test_the_source_needs_no_option(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -100,6 +100,7 @@ def test_the_official_numbers_come_out_of_the_command(test_data: Path, tmp_path:
         assert variants["mAcc"] == pytest.approx(100 * script["mean_class_accuracy"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_files_score_as_the_maps_do_in_memory(
     roots: list[str], tmp_path: Path, maps: dict[str, dict[str, np.ndarray]], capsys: Said
 ) -> None:

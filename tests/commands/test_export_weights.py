@@ -56,6 +56,7 @@ def test_an_export_is_half_as_large_and_the_same_model(
     assert model.pixel_projection.weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_all_digits_are_kept_on_demand(trained: Path, tmp_path: Path) -> None:
     assert main(["export", "weights", str(trained), "--output", str(tmp_path / "out"), "--full"]) == 0
     got, wanted = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", trained))

@@ -89,6 +89,7 @@ def only_error(said: Said) -> str:
 
 
 # --------------------------------------------------------------------------------------------------- what is written
+@pytest.mark.slow
 def test_a_folder_of_frames_becomes_masks_with_the_input_s_ids_size_and_palette(run: Run, tmp_path: Path, capsys: Said):
     frames = write_frames(tmp_path / "bear", 5, size=(66, 101))
     mask = write_mask(tmp_path / "mask.png", regions((3, 9), (66, 101)))
@@ -104,6 +105,7 @@ def test_a_folder_of_frames_becomes_masks_with_the_input_s_ids_size_and_palette(
     assert capsys.readouterr().out.splitlines()[-1] == f"results: {tmp_path / 'out'}"
 
 
+@pytest.mark.slow
 def test_run_json_tells_how_the_results_came_about(run: Run, tmp_path: Path):
     videos, masks = write_videos(tmp_path, ["bear", "cat"])
     assert run("--video", videos, "--mask", masks, "--mem-every", 3, "long_term.num_prototypes=64") == 0
@@ -173,6 +175,7 @@ def reversed_frames(source: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_a_film", [False, True])
 def test_backward_equals_forward_on_the_reversed_clip(run: Run, tmp_path: Path, of_a_film: bool):
     source = write_film(tmp_path / "bear.mp4", 5) if of_a_film else write_frames(tmp_path / "bear", 5)
@@ -202,6 +205,7 @@ def test_a_mask_of_another_name_belongs_to_the_last_frame_of_a_video_that_runs_b
     assert f"{mask}: taken for the mask of the last frame, 00002; frames are named 00002 to 00000" in caplog.messages
 
 
+@pytest.mark.slow
 def test_a_mask_in_mid_video_gives_every_frame(run: Run, tmp_path: Path):
     frames = write_frames(tmp_path / "bear", 6)
     mask = write_mask(tmp_path / "00003.png")
@@ -347,6 +351,7 @@ def test_davis2016_is_run_by_its_own_settings(run: Run, tmp_path: Path):
     assert set(np.unique(read_ids(tmp_path / "out" / "Annotations" / "bear" / "00002.png"))) <= {0, 255}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "every"), [([], 3), (["--mem-every", 2], 2), (["mem_every=4"], 4)])
 def test_a_model_s_own_pace_of_memory_counts_unless_another_is_named(
     run: Run, tmp_path: Path, options: list[str | int], every: int
@@ -380,6 +385,7 @@ def test_lvos_objects_start_at_their_first_appearance(run: Run, tmp_path: Path):
 
 
 # ---------------------------------------------------------------------------------------------------------- resuming
+@pytest.mark.slow
 def test_a_second_call_skips_what_is_complete(run: Run, tmp_path: Path, capsys: Said):
     videos, masks = write_videos(tmp_path, ["bear", "cat"])
     assert run("--video", videos, "--mask", masks) == 0
@@ -566,6 +572,7 @@ def folder_in_the_way_of_the_note(root: Path) -> None:
     (root / "out" / ".cutie_geo" / "bad.json" / "mine").mkdir(parents=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "words", "kept"),
     [
@@ -1030,6 +1037,7 @@ def test_no_command_and_unknown_ones_are_one_line(capsys: Said, argv: list[str])
     assert only_error(capsys)
 
 
+@pytest.mark.slow
 def test_overrides_may_stand_anywhere(run: Run, tmp_path: Path):
     frames, mask = write_frames(tmp_path / "bear", 1), write_mask(tmp_path / "m.png")
     assert main(["infer", "top_k=7", "--video", str(frames), "mem_every=3", "--mask", str(mask), "--output", "out",
@@ -1089,6 +1097,7 @@ def test_void_in_a_first_mask_of_davis_2017_is_not_tracked(run: Run, tmp_path: P
     assert summary(tmp_path / "out")["videos"]["a"]["objects"] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -126,6 +126,7 @@ def test_bad_sources_are_one_line(
     assert problem in line
 
 
+@pytest.mark.slow
 def test_a_server_that_breaks_off_loses_no_frame(tmp_path: Path, capsys: Said) -> None:
     film, mask = write_mjpeg(tmp_path / "film.mkv", 12), write_mask(tmp_path / "first.png")
     with half_served(film) as url:

@@ -261,6 +261,7 @@ def test_a_base_fills_only_pixels_without_a_mask(data: Path, trained: Path, tmp_
     assert holes > 0
 
 
+@pytest.mark.slow
 def test_the_bundled_clip_is_segmented(data: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "wall").mkdir()
     for path in sorted(example_frames().iterdir())[:3]:

@@ -96,6 +96,7 @@ def test_a_session_is_replayed(worked: Path, tmp_path: Path, tiny_model):
         session.replay(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_are_true(tmp_path: Path):
     masks = [read_labels(cutie_geo.example_masks() / f"{i:05d}.png").labels for i in (0, 2)]
     names = {"clip": cutie_geo.example_frames(), "folder": tmp_path / "work", "first": masks[0], "second": masks[1]}
@@ -130,6 +131,7 @@ def sequence(folder: Path, frames: int = 6) -> tuple[Path, dict[str, Path]]:
     }
 
 
+@pytest.mark.slow
 def test_corrections_never_lower_a_frame(tmp_path: Path, tiny_model):
     frames, masks = sequence(tmp_path)
     options = InteractiveOptions(tmp_path / "Annotations", corrections="masks", max_internal_size=-1)

@@ -171,6 +171,7 @@ def test_arguments_without_sense_are_one_line(
     assert not (tmp_path / "val.zip").exists()
 
 
+@pytest.mark.slow
 def test_what_infer_writes_can_be_submitted(tmp_path: Path):
     root, out = tmp_path / "MOSE", tmp_path / "out"
     for name in ("bear", "cat"):

@@ -87,6 +87,7 @@ def test_labels_are_slots_of_the_first_frame(tmp_path: Path):
     assert set(clip.labels.unique().tolist()) <= set(range(clip.num_objects + 1))
 
 
+@pytest.mark.slow
 def test_objects_of_a_second_clip_are_merged_where_there_is_room(tmp_path: Path):
     def names(**changes: object) -> list[str]:
         data = dataset(tmp_path, [TWO] * 6, **changes)
@@ -104,6 +105,7 @@ def test_a_clip_without_any_object_has_an_empty_one(tmp_path: Path):
     assert not clip.labels.any()
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_replaced_by_another_draw_and_named(tmp_path: Path):
     masks = [TWO] * 30
     data = dataset(tmp_path, masks, merge_probability=0.0, max_skip=((0.0, 1),))

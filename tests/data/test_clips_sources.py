@@ -81,6 +81,7 @@ def test_the_first_frame_shows_an_object(tmp_path: Path):
         assert stems(clip.name)[0] == 5
 
 
+@pytest.mark.slow
 def test_a_video_without_objects_gives_way_to_another_and_alone_gives_an_empty_clip(tmp_path: Path):
     empty = write_video(tmp_path, "empty", [NOTHING] * 3)
     full = write_video(tmp_path, "full", [SHOWN] * 3)
@@ -236,6 +237,7 @@ def test_frames_of_a_video_are_stills_that_read_masks_as_the_video_does(tmp_path
 
 
 # ------------------------------------------------------------------------------------------------------------ rendered
+@pytest.mark.slow
 def test_rendered_clips_never_use_held_out_seeds_and_differ():
     source = RenderedSource(5, small())
     assert len(source) == 5

@@ -210,6 +210,7 @@ def test_a_polygon_that_is_none_is_refused_with_its_place(tmp_path, polygon):
         read(tmp_path, text)
 
 
+@pytest.mark.slow
 def test_an_entity_of_too_many_points_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"annotations\[0\].segments: got 200001 points, expected at most 200000"):
         read(tmp_path, json.dumps(visor_content([visor_frame(1, {"a": [[[1, 1]] * 100_000, [[2, 2]] * 100_001]})])))

@@ -47,6 +47,7 @@ def random_mask(rng):
     return mask
 
 
+@pytest.mark.slow
 def test_every_mask_comes_back_from_both_forms():
     rng = np.random.default_rng(0)
     for _ in range(300):

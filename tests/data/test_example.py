@@ -60,6 +60,7 @@ def test_an_object_is_mostly_hidden_while_the_others_stay(labels):
     assert (areas.min(1) < 0.5 * areas.max(1)).sum() >= 2  # the one that leaves, and the one that is hidden
 
 
+@pytest.mark.slow
 def test_writing_the_example_anew_gives_the_same_labels_and_nearly_the_same_images(tmp_path):
     write_example(tmp_path)
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.*"))

@@ -404,6 +404,7 @@ def test_two_files_for_one_frame_are_a_problem(tmp_path: Path):
     assert "two files for 00000" in (dataset("generic", tmp_path)[1][0].problem or "")
 
 
+@pytest.mark.slow
 def test_thousands_of_videos_are_indexed_without_opening_a_picture(tmp_path: Path):
     put_videos(tmp_path, (f"{i:04d}" for i in range(500)), masks=1)
     assert len(dataset("generic", tmp_path)[1]) == 500  # every file is empty: opening one would fail

@@ -48,6 +48,7 @@ def test_the_second_learns_who_holds_it_and_the_dead_hold_nothing(tmp_path: Path
     assert not path.with_name("v.lock.json").exists()
 
 
+@pytest.mark.slow
 def test_a_dead_holder_s_workers_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was killed leaves children, who share its locks until they notice."""
     monkeypatch.setattr(locks, "PATIENCE", 20.0)

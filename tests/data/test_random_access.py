@@ -20,6 +20,7 @@ def write_long_film(path, frames=40, group=12, codec="libx264", **options):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec"),
     [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.mpg", "mpeg2video"), ("a.ts", "libx264")],

@@ -38,6 +38,7 @@ def test_holes_islands_and_lines_of_one_pixel_come_back():
     assert len(to_segments(ring())) == 3
 
 
+@pytest.mark.slow
 def test_a_full_size_frame_of_noise_comes_back():
     mask = np.random.default_rng(0).random((480, 854)) < 0.4
     assert (fill_segments(to_segments(mask), mask.shape) == mask).all()

@@ -21,6 +21,7 @@ def report(scores: dict[str, dict[str, float]], protocol: str = "davis2017", len
 FIRST = {"a": {"1": 50.0, "2": 60.0}, "b": {"1": 70.0}, "c": {"1": 80.0}}
 
 
+@pytest.mark.slow
 def test_differences_are_of_objects_and_their_mean_is_over_objects() -> None:
     second = {"a": {"1": 53.0, "2": 61.0}, "b": {"1": 68.0}, "c": {"1": 80.0}}
     found = compare_reports(report(FIRST), report(second))

@@ -157,6 +157,7 @@ def test_two_equal_views_say_what_one_says(feedback: str) -> None:
         torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feedback", ["own", "merged"])
 def test_two_equal_views_differ_from_one_by_the_rounding_of_a_batch(tiny_model: CutieGeo, feedback: str) -> None:
     """This network's logits are twenty times as large: against one image at a time rounding is just seen. Encoded by
@@ -170,6 +171,7 @@ def test_two_equal_views_differ_from_one_by_the_rounding_of_a_batch(tiny_model: 
         torch.testing.assert_close(ours, once.step(frame.image, given(frame)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feedback", ["own", "merged"])
 def test_the_order_of_views_changes_nothing(tiny_model: CutieGeo, feedback: str) -> None:
     views = views_of((1.0, 1.2), flip=True)
@@ -200,6 +202,7 @@ def test_probabilities_are_summed_and_the_largest_sum_wins(
     assert labels[:, 30:].unique().tolist() == [0]
 
 
+@pytest.mark.slow
 def test_every_view_goes_on_by_itself_or_from_the_merged_prediction(tiny_model: CutieGeo) -> None:
     frames = video(3)
     alone = [ViewTracker(tiny_model, view, **OPTIONS) for view in views_of((1.0, 1.2), True)]
@@ -262,6 +265,7 @@ def test_an_object_without_a_pixel_left_in_a_smaller_view_is_there_in_all(tiny_m
     assert [tracker.object_ids for tracker in ensemble.trackers] == [[3, 9]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "mask", "objects", "words"),
     [
@@ -386,6 +390,7 @@ def test_features_of_other_views_are_refused(tiny_model: CutieGeo) -> None:
         Ensemble(tiny_model).step(frames[0].image, given(frames[0]), features=others)
 
 
+@pytest.mark.slow
 def test_depth_is_that_of_the_first_view() -> None:
     torch.manual_seed(0)
     model, frames = randomised(CutieGeo(tiny_geo_config())), video(2)
@@ -484,6 +489,7 @@ def test_views_that_no_machine_holds_are_refused_before_a_frame_is_brought_into_
             ensemble.step(frame.image, given(frame))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("long_term", [False, True])
 def test_what_a_view_will_hold_is_known_beforehand(tiny_model: CutieGeo, long_term: bool) -> None:
     """The estimate is an upper bound, and no more than a quarter too high once memory is full."""

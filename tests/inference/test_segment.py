@@ -104,6 +104,7 @@ def test_frames_of_one_batch_go_through_the_encoder_at_once_and_those_before_the
     assert batches == [2, 4, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lookahead", "encode_threads"), [(6, 0), (1, 1), (6, 1)])
 @pytest.mark.parametrize("bad", [torch.full((3, *SIZE), torch.nan), torch.rand(3, 32, 32), torch.rand(3, *SIZE) + 5])
 def test_a_bad_frame_spoils_none_of_those_encoded_before_it(

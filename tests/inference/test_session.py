@@ -87,6 +87,7 @@ def run(session, **options):
 
 
 # --------------------------------------------------------------------------------------------------------- propagation
+@pytest.mark.slow
 def test_propagation_equals_segmenting_the_video(start, clip, tiny_model):
     session = start()
     session.set_mask(0, 1, LEFT)
@@ -107,6 +108,7 @@ def unmasked(clip):
     return [Frame(name, to_tensor(image), image.shape[:2]) for name, image in open_source(clip)]
 
 
+@pytest.mark.slow
 def test_backward_equals_forward_on_the_reversed_video(start, clip, tmp_path, tiny_model):
     files = sorted(clip.iterdir())
     turned = tmp_path / "turned"
@@ -136,6 +138,7 @@ def test_forward_and_backward_meet_in_the_middle(start):
     assert run(session) == []
 
 
+@pytest.mark.slow
 def test_a_range_and_a_closed_generator_leave_the_rest(start):
     session = start()
     session.set_mask(4, 1, LEFT)
@@ -155,6 +158,7 @@ def test_a_range_and_a_closed_generator_leave_the_rest(start):
 
 
 # --------------------------------------------------------------------------------------------------------- corrections
+@pytest.mark.slow
 def test_only_masks_that_depend_on_a_correction_are_computed_again(start):
     session = start()
     for object_id, mask in ((1, LEFT), (2, RIGHT)):
@@ -180,6 +184,7 @@ def every_mask_agrees(monkeypatch):
         monkeypatch.setattr(f"cutie_geo.inference.session.session.{name}", 1e6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_masks_beyond_those_that_agree_with_a_correction_are_kept(start, monkeypatch, interrupted):
     every_mask_agrees(monkeypatch)
@@ -203,6 +208,7 @@ def test_masks_beyond_those_that_agree_with_a_correction_are_kept(start, monkeyp
     assert maps(session) == before
 
 
+@pytest.mark.slow
 def test_masks_of_a_changed_prompt_are_not_kept(start, monkeypatch):
     every_mask_agrees(monkeypatch)
     session = start()
@@ -213,6 +219,7 @@ def test_masks_of_a_changed_prompt_are_not_kept(start, monkeypatch):
     assert sorted(run(session)) == list(range(1, FRAMES - 1))
 
 
+@pytest.mark.slow
 def test_beyond_a_correction_all_masks_of_an_earlier_prompt_are_computed_again(start, monkeypatch):
     every_mask_agrees(monkeypatch)
     session = start()
@@ -222,6 +229,7 @@ def test_beyond_a_correction_all_masks_of_an_earlier_prompt_are_computed_again(s
     assert sorted(run(session)) == [i for i in range(1, FRAMES) if i != 5]
 
 
+@pytest.mark.slow
 def test_with_one_direction_only_frames_behind_depend_on_a_correction(start):
     session = start()
     session.set_mask(0, 1, LEFT)
@@ -233,6 +241,7 @@ def test_with_one_direction_only_frames_behind_depend_on_a_correction(start):
     assert maps(session)[:5] == before[:5]
 
 
+@pytest.mark.slow
 def test_a_new_object_leaves_the_masks_of_others(start):
     session = start()
     session.set_mask(0, 1, LEFT)
@@ -257,6 +266,7 @@ def test_an_object_drawn_on_another_lies_above_it_until_it_is_removed(start):
     assert session.objects == {1: "object 1"}
 
 
+@pytest.mark.slow
 def test_locked_frames_never_change_and_hold_corrections(start):
     session = start()
     session.set_mask(0, 1, LEFT)
@@ -279,6 +289,7 @@ def test_locked_frames_never_change_and_hold_corrections(start):
     assert session.status().locked == (6,)
 
 
+@pytest.mark.slow
 def test_clearing_a_prompt_makes_what_it_made_stale_or_removes_it(start):
     session = start()
     session.set_mask(0, 1, LEFT)
@@ -296,6 +307,7 @@ def test_clearing_a_prompt_makes_what_it_made_stale_or_removes_it(start):
 
 
 # ---------------------------------------------------------------------------------------------------------------- undo
+@pytest.mark.slow
 def test_undo_after_anything_restores_all_label_maps(start):
     session = start()
     actions = [
@@ -603,6 +615,7 @@ def test_masks_that_are_damaged_are_named(start, tmp_path, tiny_model):
 
 
 # ------------------------------------------------------------------------------------------------------------- threads
+@pytest.mark.slow
 def test_two_sessions_in_two_threads(start):
     sessions = [start("one"), start("two")]
     expected = start("three")

@@ -67,6 +67,7 @@ def test_predicting_changes_nothing(tiny_model: CutieGeo) -> None:
     assert_same_state(before, tracker.state_dict())
 
 
+@pytest.mark.slow
 def test_four_parts_make_a_step(tiny_model: CutieGeo) -> None:
     images, labels = clip(6)
     whole, parts = started(tiny_model), started(tiny_model)
@@ -117,6 +118,7 @@ def test_frames_are_shrunk_to_the_size_that_the_model_is_for(tiny_model: CutieGe
     assert own.step(images[1]).shape == (4, *SIZE)
 
 
+@pytest.mark.slow
 def test_memory_is_written_and_read_as_the_model_says_unless_the_tracker_is_told(tiny_model: CutieGeo) -> None:
     own = copy.copy(tiny_model)
     own.config = replace(tiny_model.config, mem_every=2, top_k=3)
@@ -370,6 +372,7 @@ def test_states_that_are_none_are_refused(tiny_model: CutieGeo) -> None:
     assert tracker.object_ids == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_streaming_and_two_runs_agree_bit_for_bit(tiny_model: CutieGeo) -> None:
     first, second = (run(started(tiny_model), clip(8)[0][3:]) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second))

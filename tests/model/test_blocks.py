@@ -107,6 +107,7 @@ def folded_error(resnet: ResNetFeatures, x: Tensor) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(plain, folded))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet-nano"])
 def test_folded_normalisations_give_the_same_features(name: str) -> None:
     torch.manual_seed(0)
@@ -406,6 +407,7 @@ def without_gradient(network: CutieGeo) -> set[str]:
     return {name.rsplit(".", 1)[0] for name in idle}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
 def test_the_loss_of_a_clip_reaches_every_parameter_but_the_auxiliary_heads(
     network: CutieGeo, clip: tuple[Tensor, Tensor], mode: bool

@@ -88,6 +88,7 @@ def test_sizes_are_the_published_ones(name: str) -> None:
     assert model.backbone.embeddings.position_embeddings.shape[1] == 1 + 37 * 37
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_features_equal_the_first_three_fusion_stages_of_transformers(
     pair: tuple[DepthAnythingFeatures, DepthAnythingForDepthEstimation], image: Tensor

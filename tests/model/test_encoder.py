@@ -74,6 +74,7 @@ def published() -> FusedEncoder:
 
 
 # ------------------------------------------------------------------------------------------------------------ frames
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "rows", "columns"),
     [
@@ -162,6 +163,7 @@ def test_fusion_reads_every_source() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ frozen parts
+@pytest.mark.slow
 def test_frozen_parts_are_left_as_they_are_and_fusion_is_trained(published: FusedEncoder) -> None:
     assert published.frozen == ("vision", "geometry")
     assert trained(published) == {"fusion"}
@@ -177,6 +179,7 @@ def test_frozen_parts_stay_in_evaluation_mode(published: FusedEncoder) -> None:
     assert not published.fusion.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [

@@ -156,6 +156,7 @@ def test_checkpoints_keep_a_head_and_load_without_one(tmp_path: Path) -> None:
     assert torch.equal(joined.pixel_projection.weight, plain.pixel_projection.weight)
 
 
+@pytest.mark.slow
 def test_a_head_from_a_checkpoint_without_one_is_refused(tmp_path: Path) -> None:
     save_checkpoint(CutieGeo(tiny_config()), tmp_path / "plain")
     own = f"weights.prompt_head={tmp_path / 'plain'}"

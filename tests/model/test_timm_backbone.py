@@ -68,6 +68,7 @@ def timms_own(whole: nn.Module, x: Tensor, strides: tuple[int, ...] = (16, 8, 4)
 
 
 # ------------------------------------------------------------------------------------------------------------ features
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [LITE, SMALL, "resnet10t", "convnext_atto"])
 def test_features_are_those_of_the_whole_network_in_evaluation_mode(name: str, tmp_path: Path) -> None:
     whole, path = published(name, tmp_path)
@@ -145,6 +146,7 @@ def test_a_file_under_other_names_is_taken_by_its_order(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), same.state_dict().values()))
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
     whole, _ = published(SMALL, tmp_path)
     ours, config = encoder()
@@ -200,6 +202,7 @@ def test_a_name_of_timm_is_in_the_catalogue() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- whole models
+@pytest.mark.slow
 def test_a_model_starts_from_a_file_and_is_saved_with_its_trained_encoder(tmp_path: Path) -> None:
     _, weights = published(SMALL, tmp_path)
     config = tmp_path / "model.yaml"

@@ -83,6 +83,7 @@ def test_an_opencv_loop_equals_the_command_line(size: int, model: Any, tmp_path:
         )
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_documentation_keeps_ids(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenCV itself would read the palette's colours as ids."""
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")

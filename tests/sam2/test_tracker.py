@@ -330,6 +330,7 @@ def test_a_given_mask_is_seen_at_the_networks_size(model: Sam2Model, tmp_path: P
     assert torch.equal(soft.labels(soft.step(images[0], channels)), shown)
 
 
+@pytest.mark.slow
 def test_presence_is_the_packages_object_score(model: Sam2Model, tmp_path: Path) -> None:
     images, labels = video(12, tmp_path)
     tracker, found = Sam2Tracker(model), []
@@ -368,6 +369,7 @@ def test_before_any_object_all_is_background(model: Sam2Model, tmp_path: Path) -
     assert torch.equal(tracker.step(images[4], labels[4]), Sam2Tracker(model).step(images[4], labels[4]))
 
 
+@pytest.mark.slow
 def test_pinning_and_the_last_frame_change_nothing(model: Sam2Model, tmp_path: Path) -> None:
     images, labels = video(6, tmp_path)
     plain, marked = started(model, images, labels), started(model, images, labels)
