@@ -121,16 +121,10 @@ class HeadPrompter:
         require(bool(prompt.points) or prompt.box is not None, "prompt: got neither points nor a box, expected one")
         size = encoded.whole.region.size
         probs = None if mask is None else _probabilities(mask, size).to(self.model.device)
-        found = self._corrected(encoded, prompt, probs)
-        if probs is None or not from_prompts or len(prompt.points) > AFRESH_POINTS:
-            return found
-        afresh = self._corrected(encoded, prompt, None)
-        mean = (found.logits.sigmoid() + afresh.logits.sigmoid()) / 2
-        return PromptedMask(mean.logit(eps=EPS), (found.quality + afresh.quality) / 2)
-
-    def _corrected(self, encoded: EncodedFrame, prompt: Prompt, probs: Float[Tensor, "H W"] | None) -> PromptedMask:
-        """Return a mask from the mask so far, if any, refined on an enlarged view."""
-        size = encoded.whole.region.size
+        if probs is not None and from_prompts and len(prompt.points) <= AFRESH_POINTS:
+            found, afresh = (self.predict(encoded, prompt, before) for before in (probs, None))
+            mean = (found.logits.sigmoid() + afresh.logits.sigmoid()) / 2
+            return PromptedMask(mean.logit(eps=EPS), (found.quality + afresh.quality) / 2)
         found = connected(self._look(encoded.whole, prompt, probs), prompt, probs)
         region = None
         if self.zoom:

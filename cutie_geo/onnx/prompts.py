@@ -71,23 +71,10 @@ class Prompter:
         Raises:
             ValueError: If there are more clicks than the export takes.
         """
-        found = self._corrected(picture, whole, zoomed, prompt, mask, zoom)
-        if mask is None or not from_prompts or len(prompt.points) > AFRESH_POINTS:
-            return found
-        afresh = self._corrected(picture, whole, zoomed, prompt, None, zoom)
-        mean = (sigmoid(found.logits) + sigmoid(afresh.logits)) / 2
-        return PromptedMask(logits_of(mean), (found.quality + afresh.quality) / 2)
-
-    def _corrected(
-        self,
-        picture: np.ndarray,
-        whole: EncodedView,
-        zoomed: list[EncodedView],
-        prompt: Prompt,
-        mask: np.ndarray | None,
-        zoom: bool,
-    ) -> PromptedMask:
-        """Return a mask from the mask so far, if any, refined on an enlarged view."""
+        if mask is not None and from_prompts and len(prompt.points) <= AFRESH_POINTS:
+            found, afresh = (self.predict(picture, whole, zoomed, prompt, before, zoom) for before in (mask, None))
+            mean = (sigmoid(found.logits) + sigmoid(afresh.logits)) / 2
+            return PromptedMask(logits_of(mean), (found.quality + afresh.quality) / 2)
         found = connected(self._look(whole, prompt, mask), prompt, mask)
         if not zoom or "look" not in self.about.raw["graphs"]:
             return found
