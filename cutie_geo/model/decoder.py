@@ -49,10 +49,11 @@ class MaskDecoder(nn.Module):
         with full_precision(p4):
             logits = grouped(self.predict, F.relu(p4.float()))  # (B, N, 1, h4, w4)
         if update_sensory:
-            # averages are per channel, so they are computed first: only small maps are concatenated
-            fine = torch.cat([area(p4, 4), area(logits.to(p4.dtype), 4)], dim=2)
+            fine = torch.cat([p4, logits.to(p4.dtype)], dim=2)
             seen = (
-                grouped(self.sensory16, features) + grouped(self.sensory8, area(p8, 2)) + grouped(self.sensory4, fine)
+                grouped(self.sensory16, features)
+                + grouped(self.sensory8, area(p8, 2))
+                + grouped(self.sensory4, area(fine, 4))
             )
             sensory = self.sensory_update(seen, sensory)
         return logits.squeeze(2), sensory
