@@ -13,7 +13,7 @@ const COLOURS = ["#ff5848", "#38a8ff", "#58d65c", "#ffce36", "#c46eff", "#30dcd0
   "#6e7eff", "#dea878", "#00bc8c"];
 const LARGEST_BRUSH = 400;
 const FALLBACK_FPS = 24;
-const PAUSE = 250; // milliseconds on a frame after which the server prepares it for clicks
+const PAUSE = 100; // milliseconds on a frame after which the server prepares it for clicks
 
 export class Editor {
   constructor(video, root) {
@@ -160,7 +160,7 @@ export class Editor {
     const started = performance.now();
     this.bars.frame();
     this.timeline.draw();
-    this.frames.prefetch(index, this.playing ? 12 : 4, this.playing ? 0 : 3);
+    this.prefetch();
     try {
       const [image, labels] = await Promise.all([this.frames.image(index), this.frames.mask(index)]);
       if (this.frame !== index) return;
@@ -172,6 +172,10 @@ export class Editor {
     } catch (error) {
       if (error.name !== "AbortError" && this.frame === index) toast(error.message, "error");
     }
+  }
+
+  prefetch() {
+    this.frames.prefetch(this.frame, this.playing ? 12 : 4, this.playing ? 0 : 3);
   }
 
   rememberFrame() {
@@ -275,9 +279,11 @@ export class Editor {
     if (!(await this.ensureObject()) || !this.editable()) return;
     this.viewer.asked = fields;
     this.viewer.draw();
+    this.frames.prefetch(this.frame, 0, 0); // other frames wait, so that the mask comes sooner
     await this.ask("prompt", { frame: this.frame, object: this.view.object, ...fields });
     if (this.viewer.asked === fields) this.viewer.asked = null;
     this.viewer.draw();
+    this.prefetch();
   }
 
   async painted({ labels, slot, before }) {
