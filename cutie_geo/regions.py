@@ -26,6 +26,8 @@ LARGEST_SHARE = 0.7
 
 AFRESH_POINTS = 4
 """Up to this many clicks, a mask that came from clicks alone is also predicted afresh."""
+MOST_ENLARGED = 4
+"""Largest factor by which a small frame is enlarged for the network."""
 ZOOM_MARGIN = 1.4
 """Size of the enlarged view relative to the object, as in RITM's zoom-in."""
 ZOOM_SIDE = 256
@@ -57,12 +59,14 @@ class Prompt(NamedTuple):
     """Bounding box (x0, y0, x1, y1)."""
 
 
-def internal_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Shrink (H, W) so that the shorter side is `shorter`, if that is positive and smaller."""
-    least = min(size)
-    if shorter <= 0 or least <= shorter:
-        return size
-    return int(size[0] / least * shorter), int(size[1] / least * shorter)
+def internal_size(size: tuple[int, int], most: int, least: int = -1) -> tuple[int, int]:
+    """Resize (H, W) so that the shorter side is at most `most` and at least `least`, each if it is positive.
+
+    Frames are enlarged MOST_ENLARGED times at most. Sides are rounded down, as in Cutie.
+    """
+    shorter = min(size)
+    wanted = most if 0 < most < shorter else max(shorter, min(least, MOST_ENLARGED * shorter))
+    return size if wanted == shorter else (int(size[0] / shorter * wanted), int(size[1] / shorter * wanted))
 
 
 # --------------------------------------------------------------------------------------------------------- windows

@@ -188,6 +188,8 @@ def test_long_term_limits_at_their_bounds_work() -> None:
         ({"max_mem_frames": 0}, "max_mem_frames: got 0"),
         *[({name: 0}, f"{name}: got 0, expected -1") for name in ("chunk_size", "max_internal_size")],
         ({"max_internal_size": 1}, "max_internal_size: got 1, expected -1 or at least 16 pixels"),
+        ({"min_internal_size": 0}, "min_internal_size: got 0, expected -1"),
+        ({"min_internal_size": 15}, "min_internal_size: got 15, expected -1 or at least 16 pixels"),
         ({"chunk_size": -2}, "chunk_size: got -2"),
     ],
 )

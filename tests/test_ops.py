@@ -78,7 +78,7 @@ def test_padding_adds_zeros_up_to_a_multiple_and_cropping_takes_them_off(size: t
 
 
 @pytest.mark.parametrize(
-    ("size", "shorter", "expected"),
+    ("size", "most", "expected"),
     [
         ((1080, 1920), 480, (480, 853)),
         ((1920, 1080), 480, (853, 480)),
@@ -91,9 +91,27 @@ def test_padding_adds_zeros_up_to_a_multiple_and_cropping_takes_them_off(size: t
     ],
 )
 def test_only_a_longer_shorter_side_is_cut_and_the_other_is_rounded_down(
-    size: tuple[int, int], shorter: int, expected: tuple[int, int]
+    size: tuple[int, int], most: int, expected: tuple[int, int]
 ) -> None:
-    assert internal_size(size, shorter) == expected
+    assert internal_size(size, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "least", "expected"),
+    [
+        ((180, 320), -1, 288, (288, 512)),
+        ((320, 180), 288, 288, (512, 288)),
+        ((240, 426), 480, 288, (288, 511)),
+        ((300, 400), 480, 288, (300, 400)),
+        ((720, 1280), 288, 288, (288, 512)),
+        ((180, 320), 288, -1, (180, 320)),
+        ((20, 600), -1, 288, (80, 2400)),
+    ],
+)
+def test_a_short_shorter_side_is_enlarged_four_times_at_most(
+    size: tuple[int, int], most: int, least: int, expected: tuple[int, int]
+) -> None:
+    assert internal_size(size, most, least) == expected
 
 
 def test_a_bilinear_resize_to_the_same_size_is_no_resize() -> None:

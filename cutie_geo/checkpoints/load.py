@@ -155,6 +155,7 @@ def _require_same(wanted: ModelConfig, got: ModelConfig, file: Path, name: str) 
         "encoder.freeze",
         "single_object",
         "max_internal_size",
+        "min_internal_size",
         "mem_every",
         "top_k",
         "full_frame_every",

@@ -145,6 +145,8 @@ class ModelConfig:
     """Omit the channels for other objects, as in static pre-training."""
     max_internal_size: int | None = None
     """Default of a tracker's `max_internal_size` for this model, in pixels. None means no default."""
+    min_internal_size: int | None = None
+    """Default of a tracker's `min_internal_size` for this model, in pixels. None means no default."""
     mem_every: int | None = None
     """Default of a tracker's `mem_every` for this model. None uses Cutie's."""
     top_k: int | None = None
@@ -167,8 +169,9 @@ class ModelConfig:
             "decoder_dim",
         ):
             require(getattr(self, name) > 0, f"{name}: got {getattr(self, name)}, expected a positive number")
-        size = self.max_internal_size
-        require(size is None or size >= 32, f"max_internal_size: got {size}, expected at least 32 pixels")
+        for name in ("max_internal_size", "min_internal_size"):
+            size = getattr(self, name)
+            require(size is None or size >= 32, f"{name}: got {size}, expected at least 32 pixels")
         for name in ("mem_every", "top_k", "full_frame_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}: got {value}, expected 1 or more")

@@ -12,7 +12,7 @@ MEM_EVERY = 5
 """Default of `mem_every`, from Cutie."""
 TOP_K = 30
 """Default of `top_k`, from Cutie."""
-MIN_INTERNAL_SIZE = 16
+SMALLEST_INTERNAL_SIZE = 16
 """Stride of memory tokens, in pixels: a smaller frame has less than one token."""
 
 
@@ -46,6 +46,9 @@ class TrackerConfig:
     max_internal_size: int | None = None
     """Shorter side, in pixels, to which larger frames are resized for the network; -1 disables resizing. None: the
     model's, or -1."""
+    min_internal_size: int | None = None
+    """Shorter side, in pixels, to which smaller frames are enlarged for the network; -1 disables it. None: the model's,
+    but at most `max_internal_size`, and -1 if that is -1."""
     antialias: bool = False
     """Resize to `max_internal_size` with antialiasing. False in Cutie; always True for the model's own size."""
     use_long_term: bool = False
@@ -62,9 +65,12 @@ class TrackerConfig:
             full_frame_every=self.full_frame_every or model.full_frame_every or 1,
             long_term=model.long_term if model.long_term and self.long_term == LongTermConfig() else self.long_term,
         )
-        if self.max_internal_size is not None:
-            return resolved
-        return replace(resolved, max_internal_size=model.max_internal_size or -1, antialias=True)
+        most, least = self.max_internal_size, model.min_internal_size or -1
+        if most is None:
+            resolved = replace(resolved, max_internal_size=model.max_internal_size or -1, antialias=True)
+        else:
+            least = min(least, most)
+        return replace(resolved, min_internal_size=least) if self.min_internal_size is None else resolved
 
     def __post_init__(self) -> None:
         for name in ("mem_every", "stagger_updates", "top_k", "full_frame_every"):
@@ -75,11 +81,12 @@ class TrackerConfig:
             self.chunk_size == -1 or self.chunk_size >= 1,
             f"chunk_size: got {self.chunk_size}, expected -1 or a positive number",
         )
-        size = self.max_internal_size
-        require(
-            size in (None, -1) or size >= MIN_INTERNAL_SIZE,
-            f"max_internal_size: got {size}, expected -1 or at least {MIN_INTERNAL_SIZE} pixels",
-        )
+        for name in ("max_internal_size", "min_internal_size"):
+            size = getattr(self, name)
+            require(
+                size in (None, -1) or size >= SMALLEST_INTERNAL_SIZE,
+                f"{name}: got {size}, expected -1 or at least {SMALLEST_INTERNAL_SIZE} pixels",
+            )
 
 
 class TrackerOptions(TypedDict, total=False):
@@ -92,6 +99,7 @@ class TrackerOptions(TypedDict, total=False):
     full_frame_every: int | None
     chunk_size: int
     max_internal_size: int | None
+    min_internal_size: int | None
     antialias: bool
     use_long_term: bool
     long_term: LongTermConfig | Mapping[str, Any]

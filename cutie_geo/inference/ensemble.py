@@ -112,10 +112,12 @@ class ViewTracker(Tracker):
         top, bottom, left, right = geometry.padding
         return geometry._replace(padding=Padding(top, bottom, right, left)) if self.view.flip else geometry
 
-    def _shorter_side(self) -> int:
-        """Scale the model's own size with the view; a size set by the caller applies to every view, as in Cutie."""
-        side = super()._shorter_side()
-        return round(side * self.view.scale) if side > 0 and self.config.antialias else side
+    def _shorter_sides(self) -> tuple[int, int]:
+        """Scale the model's own sizes with the view; a size set by the caller applies to every view, as in Cutie."""
+        most, least = super()._shorter_sides()
+        if not self.config.antialias:
+            return most, least
+        return tuple(round(side * self.view.scale) if side > 0 else side for side in (most, least))  # type: ignore
 
     def geometry_at(self, size: tuple[int, int]) -> Geometry:
         """Return the geometry of frames of `size` in this view."""

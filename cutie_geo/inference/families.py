@@ -183,7 +183,8 @@ class CutieFamily:
         workers: int | None = None,
         size: int = -1,
     ) -> Method:
-        config = to_dict(replace(options.tracker, max_internal_size=size, antialias=True))
+        resolved = options.tracker.for_model(model.config)
+        config = to_dict(replace(resolved, max_internal_size=size, antialias=True))
         if not options.is_ensemble:
             return Tracker(model, **config)
         return Ensemble(

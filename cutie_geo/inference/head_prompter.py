@@ -63,7 +63,7 @@ class HeadPrompter:
 
     Args:
         model: Network with a prompt head.
-        max_internal_size: Shorter side of the encoded frame. None uses the model's.
+        max_internal_size: Largest shorter side of the encoded frame. None uses the model's.
         zoom: Refine small objects.
 
     Raises:
@@ -76,7 +76,9 @@ class HeadPrompter:
         )
         assert isinstance(model.prompt_head, PromptHead)
         self.model, self.head, self.zoom = model, model.prompt_head, zoom
-        self.size = max_internal_size or model.config.max_internal_size or DEFAULT_SIZE
+        most = max_internal_size or model.config.max_internal_size or DEFAULT_SIZE
+        self.sizes = most, min(model.config.min_internal_size or -1, most)
+        """Largest and smallest shorter side of encoded frames, in pixels; -1 for no limit."""
 
     @torch.inference_mode()
     def encode(self, image: Float[Tensor, "3 H W"]) -> EncodedFrame:
@@ -84,12 +86,12 @@ class HeadPrompter:
         height, width = image_size(image)
         image = image.to(self.model.device, torch.float32)
         whole = Region(0, 0, width, height)
-        return EncodedFrame(image, self._view(image, whole, internal_size((height, width), self.size)))
+        return EncodedFrame(image, self._view(image, whole, internal_size((height, width), *self.sizes)))
 
     def encode_shared(self, image: Float[Tensor, "3 H W"], features: FrameFeatures) -> EncodedFrame | None:
         """Return what `encode` returns, from a tracker's features of the frame; None if these have another size."""
         height, width = image_size(image)
-        internal = internal_size((height, width), self.size)
+        internal = internal_size((height, width), *self.sizes)
         geometry = Geometry((height, width), internal, padding_to(internal, self.model.multiple), antialias=True)
         if (features.image.shape[-2], features.image.shape[-1]) != geometry.padded:
             return None

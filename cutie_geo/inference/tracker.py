@@ -326,12 +326,13 @@ class Tracker:
         """Change options within a video; new memory limits apply from the next memory frame.
 
         Raises:
-            ValueError: For invalid options, and for changes of `use_long_term` or `max_internal_size`.
+            ValueError: For invalid options, and for changes of `use_long_term` or the internal size.
         """
         changed = build(TrackerConfig, merge(to_dict(self.config), options), "Tracker.configure")
         config = changed.for_model(self.model.config)
-        if config.max_internal_size != self.config.max_internal_size and self.geometry is not None:
-            raise ValueError("Tracker.configure: max_internal_size: got a change within a video, expected the same")
+        for name in ("max_internal_size", "min_internal_size"):
+            if getattr(config, name) != getattr(self.config, name) and self.geometry is not None:
+                raise ValueError(f"Tracker.configure: {name}: got a change within a video, expected the same")
         if config.use_long_term != self.config.use_long_term and self.memory.ids:
             raise ValueError(
                 "Tracker.configure: use_long_term: got a change while objects are tracked, expected the same"
@@ -438,13 +439,14 @@ class Tracker:
         return set(np.round(np.linspace(1, every, updates)).astype(int).tolist())
 
     def _geometry(self, size: tuple[int, int]) -> Geometry:
-        internal = internal_size(size, self._shorter_side())
+        internal = internal_size(size, *self._shorter_sides())
         return Geometry(size, internal, padding_to(internal, self.model.multiple), self.config.antialias)
 
-    def _shorter_side(self) -> int:
-        """Return the shorter side, in pixels, to which frames are downscaled; -1 disables downscaling."""
-        assert self.config.max_internal_size is not None, "resolved by TrackerConfig.for_model"
-        return self.config.max_internal_size
+    def _shorter_sides(self) -> tuple[int, int]:
+        """Return the largest and the smallest shorter side of frames for the network, in pixels; -1 for no limit."""
+        most, least = self.config.max_internal_size, self.config.min_internal_size
+        assert most is not None and least is not None, "resolved by TrackerConfig.for_model"
+        return most, least
 
     def _geometry_of(self, image: Any, look_inside: bool = True) -> Geometry:
         """Return the geometry of an image. Raises ValueError unless it is an RGB image of the video's size."""

@@ -518,13 +518,13 @@ class OnnxTracker:
         return Geometry(size, about.size, about.padding, about.antialias)
 
     def require_size(self, size: tuple[int, int]) -> None:
-        """Raise ValueError for frames (H, W) that are smaller than the graphs' size or of another aspect ratio."""
-        about = self.about
-        shrunk = internal_size(size, min(about.size))
-        if max(abs(a - b) for a, b in zip(shrunk, about.size)) > 1 or min(size) < min(about.size):
-            fitting = "x".join(map(str, shrunk))
+        """Raise ValueError for frames (H, W) of another aspect ratio than the graphs' size."""
+        about, shorter = self.about, min(self.about.size)
+        resized = internal_size(size, shorter, shorter)
+        if max(abs(a - b) for a, b in zip(resized, about.size)) > 1:
+            fitting = "x".join(map(str, resized))
             raise ValueError(
-                f"image: got (H, W) = {size}, expected {about.size}, or larger with the same aspect ratio. For these "
+                f"image: got (H, W) = {size}, expected {about.size}, or that aspect ratio. For these "
                 f"frames: cutie-geo export onnx --model {about.model} --size {fitting} --output DIR"
             )
 

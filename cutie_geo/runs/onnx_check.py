@@ -83,7 +83,7 @@ def twin(model: CutieGeo, about: Description) -> Tracker:
     return Tracker(
         model, mem_every=about.mem_every, stagger_updates=about.stagger_updates, max_mem_frames=about.max_mem_frames,
         top_k=about.top_k, full_frame_every=about.full_frame_every, max_internal_size=min(about.size),
-        antialias=about.antialias,
+        min_internal_size=min(about.size), antialias=about.antialias,
     )  # fmt: skip
 
 

@@ -122,6 +122,9 @@ def test_the_model_s_own_size_is_that_of_frames_and_scales_go_on_from_it(tiny_mo
     assert [tracker.geometry_at(SIZE).internal for tracker in views] == [(32, 42), (32, 42), (48, 64), (48, 64)]
     views = Ensemble(sized, scales=(1.0, 1.5), max_internal_size=-1).trackers
     assert [tracker.geometry_at(SIZE).internal for tracker in views] == [SIZE, (75, 100)]
+    sized.config = replace(tiny_model.config, min_internal_size=100)
+    views = Ensemble(sized, scales=(1.0, 1.5)).trackers
+    assert [tracker.geometry_at(SIZE).internal for tracker in views] == [(100, 134), (150, 200)]
 
 
 def test_frames_that_a_scale_makes_too_small_are_refused(tiny_model: CutieGeo) -> None:

@@ -106,6 +106,19 @@ def test_small_objects_are_seen_enlarged_and_the_view_is_used_again(
     assert spy.seen[3].labels.tolist() == [[1]]  # the other click is outside of the view
 
 
+def test_small_frames_are_enlarged_as_the_tracker_does_it() -> None:
+    model = headed(max_internal_size=64, min_internal_size=64)
+    tracker, prompter = Tracker(model), HeadPrompter(model)
+    frame = image((40, 60))
+    own = prompter.encode(frame)
+    shared = prompter.encode_shared(frame, tracker.encode(frame))
+    assert shared is not None
+    assert own.whole.geometry.internal == shared.whole.geometry.internal == (64, 96)
+    torch.testing.assert_close(own.whole.features.f4, shared.whole.features.f4)
+    assert prompter.predict(own, Prompt(((30.0, 20.0, 1),))).logits.shape == (40, 60)
+    assert HeadPrompter(model, max_internal_size=32).encode(frame).whole.geometry.internal == (32, 48)
+
+
 def test_a_mask_of_earlier_clicks_is_averaged_with_one_that_is_predicted_afresh() -> None:
     prompter = HeadPrompter(headed(max_internal_size=144), zoom=False)
     encoded = prompter.encode(image((144, 200)))

@@ -197,6 +197,10 @@ def test_models_of_different_sizes_see_what_each_would_see_alone(
     for model, size, features in zip(models, sizes, seen):
         alone = Tracker(model).encode(resize_shorter(frame, size))
         torch.testing.assert_close(features.image, alone.image, atol=1e-6, rtol=0)
+    monkeypatch.setattr(models[1], "config", replace(models[1].config, min_internal_size=96))
+    together = method_for(models, options)
+    small = [features.image.shape[-2] for features in together.encode_ahead([torch.rand(3, 40, 60)])[0]]
+    assert small == [48, 96]  # 40 rows padded to a multiple of 16, and enlarged
 
 
 def test_the_size_of_frames_is_the_user_s_then_the_model_s_then_the_run_s(

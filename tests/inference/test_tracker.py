@@ -11,6 +11,7 @@ from typing import Any, Unpack, get_type_hints
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from parity_rules import SMALL_LONG_TERM, synthetic_video
 from PIL import Image
 from torch import Tensor
@@ -23,6 +24,7 @@ from cutie_geo.memory import bank as bank_module
 from cutie_geo.memory.bank import MAX_PROMPTED_FRAMES
 from cutie_geo.model.network import CutieGeo
 from cutie_geo.ops import nearest_labels
+from cutie_geo.regions import internal_size
 from cutie_geo.structures import MAX_OBJECT_ID
 
 SIZE = (61, 93)
@@ -116,6 +118,25 @@ def test_frames_are_shrunk_to_the_size_that_the_model_is_for(tiny_model: CutieGe
     assert [t.geometry.internal[0] for t in (own, never, asked)] == [32, 61, 40]
     assert torch.equal(own.predict(own.encode(images[1])).probs, by_hand.predict(by_hand.encode(small[1])).probs)
     assert own.step(images[1]).shape == (4, *SIZE)
+
+
+def test_small_frames_are_enlarged_to_the_size_that_the_model_is_for(tiny_model: CutieGeo) -> None:
+    sized = copy.copy(tiny_model)
+    sized.config = replace(tiny_model.config, max_internal_size=96, min_internal_size=80)
+    asked: list[tuple[TrackerOptions, int]] = [
+        ({}, 80), ({"min_internal_size": 70}, 70), ({"min_internal_size": -1}, 61), ({"max_internal_size": 70}, 70),
+        ({"max_internal_size": 48}, 48), ({"max_internal_size": -1}, 61),
+        ({"max_internal_size": -1, "min_internal_size": 64}, 64),
+    ]  # fmt: skip
+    images, labels = clip(2)
+    for options, shorter in asked:
+        tracker = Tracker(sized, **options)
+        tracker.step(images[0], labels[0])
+        assert tracker.step(images[1]).shape == (4, *SIZE)
+        assert tracker.geometry is not None
+        assert min(tracker.geometry.internal) == shorter
+    large = F.interpolate(images[1][None], internal_size(SIZE, -1, 80), mode="bilinear")[0]
+    torch.testing.assert_close(Tracker(sized).encode(images[1]).image, Tracker(tiny_model).encode(large).image)
 
 
 @pytest.mark.slow
@@ -498,8 +519,9 @@ def test_a_mask_of_some_objects_needs_a_prediction_of_the_others(tiny_model: Cut
 
 
 def test_the_internal_size_can_not_change_within_a_video(tiny_model: CutieGeo) -> None:
-    with pytest.raises(ValueError, match="max_internal_size"):
-        started(tiny_model).configure(max_internal_size=32)
+    for name in ("max_internal_size", "min_internal_size"):
+        with pytest.raises(ValueError, match=f"Tracker.configure: {name}: got a change within a video"):
+            started(tiny_model).configure(**{name: 32})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

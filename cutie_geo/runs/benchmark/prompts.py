@@ -55,7 +55,7 @@ def measure_prompts(model: CutieGeo, size: tuple[int, int], repeats: int = REPEA
     return {
         "precision": dtype_name(model.precision),
         "size": list(size),
-        "internal_size": prompter.size,
+        "internal_size": min(encoded.whole.geometry.internal),
         "encode_seconds": medians["encode"],
         "first_click_seconds": medians["first"],
         "next_click_seconds": medians["next"],
