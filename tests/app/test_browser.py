@@ -417,6 +417,31 @@ def test_everything_fits_into_1280_by_720(chromium: Any, clip: Path, tmp_path: P
         assert outside == []
 
 
+def test_frames_fetched_ahead_wait_for_a_click(chromium: Any, clip: Path, tmp_path: Path, tiny_model: Any) -> None:
+    with listening(clip, tmp_path / "work", model=tiny_model) as (url, _), page_at(chromium, url) as page:
+        ready(page)
+        waiting = page.evaluate(
+            """async () => {
+              const { editor } = window;
+              const { connection, frames } = editor;
+              await editor.addObject();
+              const ask = connection.ask.bind(connection);
+              connection.ask = (kind, fields) => kind === "prompt"
+                ? new Promise((resolve) => { window.answer = () => resolve({}); })
+                : ask(kind, fields);
+              for (const frame of [...frames.bitmaps.items.keys()]) if (frame) frames.bitmaps.delete(frame);
+              editor.prefetch();
+              const before = frames.fetcher.queue.length;
+              editor.addPoint({ point: [3, 3], label: 1 });
+              while (!window.answer) await null;
+              return [before, frames.fetcher.queue.length];
+            }"""
+        )
+        assert waiting[0] > waiting[1] == 0
+        page.evaluate("window.answer()")
+        wait_until(page, "editor.frames.has(1) && editor.frames.has(4)")
+
+
 # --------------------------------------------------------------------------------------------------------------- memory
 def test_scrubbing_a_long_clip_keeps_memory_flat(chromium: Any, tmp_path: Path, tiny_model: Any) -> None:
     clip = write_clip(tmp_path / "long", 300)
