@@ -6,7 +6,7 @@ from cutie_geo.checkpoints.catalogue import digest
 from cutie_geo.checkpoints.saving import WEIGHTS_FILE
 
 ROOT = Path(__file__).parent.parent / "weights"
-BUNDLED: dict[str, str] = {"cutie-geo-tiny": "665a1f2e1fa9f1ad9634c5a9b6bd20f6d154a278c335dec9dd17c9ef4397ace9"}
+BUNDLED: dict[str, str] = {"cutie-geo-tiny": "c8045509189049b3a8ec212773c95a38055ae4557e4888b7e95ca2b396d6394f"}
 """SHA-256 digests of the weights files, by model."""
 
 
