@@ -124,7 +124,7 @@ class Server:
         """Load the models unless a page has loaded them already. Errors are shown on the page of a video."""
         await asyncio.sleep(QUIET)
         with suppress(Exception):
-            await to_thread.run_sync(self._sessions.prompter)
+            await self._sessions.load()
 
     # ---------------------------------------------------------------------------------------------------------- pages
     async def index(self, _: Request) -> Response:

@@ -1,6 +1,8 @@
 """Sessions of the app's videos, which share one network."""
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from cutie_geo.app.library import Video
@@ -53,6 +55,18 @@ class Sessions:
                 self.frame_prompter = self._load()
             self._loaded = True
             return self.frame_prompter
+
+    async def load(self) -> FramePrompter | None:
+        """Load the network and the predictor of masks from clicks, as `prompter` does.
+
+        Every thread in which torch has computed keeps threads of its own. With more of them than cores, torch computes
+        half as fast, so this thread ends with the loading.
+        """
+        pool = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, self.prompter)
+        finally:
+            pool.shutdown(wait=False)
 
     def _load(self) -> FramePrompter | None:
         model = self.network()

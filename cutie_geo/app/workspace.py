@@ -85,7 +85,7 @@ class Workspace:
     """A video that is open. All methods but the constructor belong to the event loop.
 
     The session is used by one thread only, which runs its calls in order; tracking is one call for each frame, so that
-    other calls wait for one frame at most.
+    other calls wait for one frame at most. All computing with torch is done in this thread (see `Sessions.load`).
     """
 
     def __init__(self, video: Video, sessions: Sessions) -> None:
@@ -151,7 +151,7 @@ class Workspace:
         """Load the model for clicks, so that the first one is fast, and tell the pages whether there is one."""
         await asyncio.sleep(FIRST_FRAME)
         try:
-            found = await asyncio.get_running_loop().run_in_executor(None, self._sessions.prompter) is not None
+            found = await self._sessions.load() is not None
             self.prompter = {"available": found, "reason": None if found else NO_PROMPTER}
         except (ValueError, OSError, MemoryError) as error:
             self.prompter = {"available": False, "reason": f"Clicks do not work: {reason(error, 'model')}"}
@@ -172,7 +172,7 @@ class Workspace:
         while (frame := self._wanted) is not None:
             self._wanted = None
             try:
-                await asyncio.get_running_loop().run_in_executor(None, session.prepare, frame)
+                await self.run(session.prepare, frame)
             except Exception as error:  # a click on the frame tells it
                 log.debug("frame %d of %s can't be prepared", frame, self.video.name, exc_info=error)
 

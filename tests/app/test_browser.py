@@ -429,7 +429,9 @@ def test_frames_fetched_ahead_wait_for_a_click(chromium: Any, clip: Path, tmp_pa
               connection.ask = (kind, fields) => kind === "prompt"
                 ? new Promise((resolve) => { window.answer = () => resolve({}); })
                 : ask(kind, fields);
-              for (const frame of [...frames.bitmaps.items.keys()]) if (frame) frames.bitmaps.delete(frame);
+              for (const cache of [frames.bitmaps, frames.labels]) {
+                for (const frame of [...cache.items.keys()]) if (frame) cache.delete(frame);
+              }
               editor.prefetch();
               const before = frames.fetcher.queue.length;
               editor.addPoint({ point: [3, 3], label: 1 });

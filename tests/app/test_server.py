@@ -396,7 +396,13 @@ def test_the_shown_frame_is_encoded_once_and_before_the_click(
     """The page tells which frame it shows; clicks there and tracking from there use the features of one encoding."""
     model = headed()
     frames: list[int] = []
-    model.encoder.register_forward_hook(lambda _, images, __: frames.append(max(images[0].shape[-2:])))
+    threads: set[str] = set()
+
+    def watch(_: Any, images: Any, __: Any) -> None:
+        frames.append(max(images[0].shape[-2:]))
+        threads.add(threading.current_thread().name)
+
+    model.encoder.register_forward_hook(watch)
 
     def whole() -> int:  # the views of small objects are enlarged
         return sum(side <= 64 for side in frames)
@@ -419,6 +425,9 @@ def test_the_shown_frame_is_encoded_once_and_before_the_click(
         page.ask("track", direction="forward", start=2, stop=3)
         page.wait("finished")
         assert whole() == 3
+        names = {thread.name.split("_")[0] for thread in threading.enumerate()}
+    assert len(threads) == 1 and next(iter(threads)).startswith("session ")  # see Sessions.load
+    assert "loading" not in names
 
 
 def test_sessions_share_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
